@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a fresh clone, Python 3.11+ and make are enough.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help setup demo test lint types unit format figures clean
+
+help:             ## show this list
+	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+setup: $(READY)   ## create .venv with everything the project needs
+
+$(READY): pyproject.toml .ci/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint .ci/constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)    ## build, verify, serve without torch, embed a real image
+	$(BIN)/python -m benchmarks.demo
+
+test: lint types unit  ## everything CI runs
+
+lint: $(READY)    ## ruff: style and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)   ## mypy, strict
+	$(BIN)/mypy
+
+unit: $(READY)    ## pytest
+	$(BIN)/python -m pytest
+
+format: $(READY)  ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: $(READY) ## measure the README's figures and write benchmarks/reports/
+	$(BIN)/python -m benchmarks.figures
+
+clean:            ## remove the environment and what was built
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo
+	find artifacts -mindepth 1 ! -name README.md -delete

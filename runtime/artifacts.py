@@ -1,0 +1,273 @@
+"""The store on disk: which artifacts exist, what they are, where their files lie. Standard library only.
+
+::
+
+    <root>/<model name>/manifest.json               what is published; nothing else is ever opened
+                        <label>.<precision>.<hash>.onnx | .torchscript
+                        weights.<hash>.data         tensors, shared by every graph of the model
+
+File names carry the hash of their content, so publishing never changes a file that a manifest lists.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import ArtifactCorruptError, ManifestError
+from runtime.out_indices import Canonical, label
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+ENVIRONMENT_VARIABLE = "BACKBONE_ARTIFACTS"
+
+
+@dataclass(frozen=True)
+class ArtifactKey:
+    """What makes two artifacts of one model different.
+
+    Attributes:
+        out_indices: Canonical output request; `None` is the embedding.
+        format: `onnx` or `torchscript`.
+        precision: `fp32`.
+        image_size: Height and width in pixels, or `dynamic`.
+        options: The builder's own options, sorted.
+        weights: `pretrained`, `random:<seed>` or `initial:<seed>` (a library's own initialisation).
+        input: Input contract: `float32`, [B, C, H, W].
+    """
+
+    out_indices: Canonical
+    format: str
+    precision: str
+    image_size: tuple[int, int] | str
+    options: tuple[tuple[str, Any], ...]
+    weights: str
+    input: str = "float32"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the key as JSON values."""
+        size = self.image_size
+        return {
+            **asdict(self),
+            "out_indices": None if self.out_indices is None else list(self.out_indices),
+            "image_size": size if isinstance(size, str) else list(size),
+            "options": dict(self.options),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ArtifactKey":
+        """Return the key that `to_json` wrote."""
+        indices, size = data["out_indices"], data["image_size"]
+        return cls(
+            out_indices=None if indices is None else tuple(int(i) for i in indices),
+            format=str(data["format"]),
+            precision=str(data["precision"]),
+            image_size=size if isinstance(size, str) else (int(size[0]), int(size[1])),
+            options=tuple(sorted(data["options"].items())),
+            weights=str(data["weights"]),
+            input=str(data["input"]),
+        )
+
+    def describe(self) -> str:
+        """Return the key in the words of a user: `2, fp32, 224x224, pretrained weights`."""
+        size = self.image_size if isinstance(self.image_size, str) else "x".join(map(str, self.image_size))
+        options = [f"{name}={value}" for name, value in self.options]
+        return ", ".join([label(self.out_indices), self.precision, size, *options, f"{self.weights} weights"])
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that a manifest lists."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output: its name and shape; a string is a symbolic dimension such as `batch` or `16*h`."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One published artifact.
+
+    Attributes:
+        key: What it is.
+        files: The graph first, then the weight data it reads.
+        inputs, outputs: In call order.
+        facts: Preprocessing, source, versions built with, parity: what the manifest tells beyond the key.
+    """
+
+    key: ArtifactKey
+    files: tuple[StoredFile, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> StoredFile:
+        """The graph file."""
+        return self.files[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest entry."""
+        return {
+            "key": self.key.to_json(),
+            "files": [asdict(f) for f in self.files],
+            "inputs": [{**asdict(t), "shape": list(t.shape)} for t in self.inputs],
+            "outputs": [{**asdict(t), "shape": list(t.shape)} for t in self.outputs],
+            **self.facts,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Artifact":
+        """Return the artifact of a manifest entry."""
+        known = ("key", "files", "inputs", "outputs")
+        return cls(
+            key=ArtifactKey.from_json(data["key"]),
+            files=tuple(StoredFile(_plain_name(f["name"]), int(f["bytes"]), str(f["sha256"])) for f in data["files"]),
+            inputs=tuple(TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in data["inputs"]),
+            outputs=tuple(TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in data["outputs"]),
+            facts={k: v for k, v in data.items() if k not in known},
+        )
+
+
+def _plain_name(name: object) -> str:
+    if not isinstance(name, str) or not name or name != Path(name).name or name in (".", "..") or "\\" in name:
+        raise ManifestError(f"lists {name!r}, which is not a plain file name inside the model's folder")
+    return name
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is published of one model."""
+
+    model: str
+    artifacts: tuple[Artifact, ...] = ()
+
+    def to_text(self) -> str:
+        """Return the manifest as sorted, diff-friendly JSON."""
+        entries = sorted((a.to_json() for a in self.artifacts), key=lambda e: json.dumps(e["key"], sort_keys=True))
+        data = {"schema_version": SCHEMA_VERSION, "model": self.model, "artifacts": entries}
+        return json.dumps(data, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str, path: Path) -> "Manifest":
+        """Return the manifest that `to_text` wrote.
+
+        Raises:
+            ManifestError: The text is no manifest, or one of a newer release.
+        """
+        try:
+            data = json.loads(text)
+            version = data["schema_version"]
+            if version > SCHEMA_VERSION:
+                raise ManifestError(
+                    f"{path} has schema version {version}, this release reads up to {SCHEMA_VERSION}. "
+                    "It was written by a newer release: pip install --upgrade backbone-runtime."
+                )
+            return cls(str(data["model"]), tuple(Artifact.from_json(entry) for entry in data["artifacts"]))
+        except ManifestError as error:
+            if str(path) in str(error):
+                raise
+            raise ManifestError(f"{path} {error}. {_rebuild(path)}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ManifestError(
+                f"{path} is not a valid manifest ({type(error).__name__}: {error}). {_rebuild(path)}"
+            ) from error
+
+
+def _rebuild(path: Path) -> str:
+    return f"Delete {path} and build the model again: python -m exporters.build NAME."
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of artifacts, for reading."""
+
+    root: Path
+
+    def folder(self, model: str) -> Path:
+        """Return the folder of one model."""
+        return self.root / model
+
+    def read(self, model: str) -> Manifest:
+        """Return what is published of `model`; an empty manifest when nothing is.
+
+        Raises:
+            ManifestError: The manifest is invalid or from a newer release.
+        """
+        path = self.folder(model) / MANIFEST
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return Manifest(model)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{path} cannot be read: {error}. {_rebuild(path)}") from error
+        return Manifest.from_text(text, path)
+
+    def check(self, model: str, artifact: Artifact, *, full: bool = False) -> list[Path]:
+        """Return the artifact's files, graph first, after comparing their sizes (`full`: their SHA-256 too).
+
+        Raises:
+            ArtifactCorruptError: A file is missing, cut, altered, or not a plain file.
+        """
+        return [self._check_file(model, file, full) for file in artifact.files]
+
+    def _check_file(self, model: str, file: StoredFile, full: bool) -> Path:
+        path = self.folder(model) / file.name
+        problem = file_problem(path, file, full)
+        if problem:
+            raise ArtifactCorruptError(
+                f"{path} {problem}. Build it again: python -m exporters.build {model} --force"
+                + ("" if self.root == default_root() else f" --artifacts {self.root}")
+            )
+        return path
+
+
+def file_problem(path: Path, file: StoredFile, full: bool) -> str | None:
+    """Return what is wrong with a listed file, or `None`."""
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing, though the manifest lists it"
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a plain file (links and folders are refused)"
+    if status.st_size != file.bytes:
+        return f"has {status.st_size} bytes, the manifest says {file.bytes}"
+    if full and sha256_of(path) != file.sha256:
+        return "has another SHA-256 than the manifest says: it was altered or the disk is failing"
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def default_root() -> Path:
+    """Return the store used when none is named: BACKBONE_ARTIFACTS, the checkout's artifacts/, or the user's data folder."""
+    if os.environ.get(ENVIRONMENT_VARIABLE):
+        return Path(os.environ[ENVIRONMENT_VARIABLE]).expanduser()
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / "exporters").is_dir():
+        return checkout / "artifacts"
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("backbone-runtime", appauthor=False)) / "artifacts"
+
+
+def open_store(artifacts: str | os.PathLike[str] | None) -> Store:
+    """Return the store at `artifacts`, or the default one."""
+    return Store(Path(artifacts).expanduser() if artifacts is not None else default_root())

@@ -1,0 +1,213 @@
+"""What load_model returns: images in, embedding or feature maps out, whatever serves them."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from runtime.artifacts import Artifact
+from runtime.backends import Session
+from runtime.errors import ClosedError, InputError, OptionError
+from runtime.preprocess import preprocess
+from runtime.request import Request
+
+
+class Backbone:
+    """A loaded backbone.
+
+    Call it with float32 images [B, C, H, W]: a numpy array gives numpy arrays, a torch tensor gives torch tensors on
+    its own device. Without `out_indices` the result is the embedding [B, D]; with it, a list of maps [B, C, h, w].
+
+    It can be pickled, deep-copied, sent to spawned or forked workers (each makes a session of its own) and called
+    from several threads at once.
+
+    Attributes:
+        name: Registry name.
+        backend: What really serves: `onnx`, `torchscript` or `eager`.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        backend: str,
+        artifact: Artifact | None,
+        open_session: Callable[[Request, str, Artifact | None], Session],
+        fallback: str | None = None,
+    ) -> None:
+        # The request that gives this very backbone again, without another fallback.
+        self._request = replace(request, backend=backend)
+        self._artifact = artifact
+        self._open_session = open_session
+        self._fallback = fallback
+        self._lock = threading.Lock()
+        self._closed = False
+        self._session: Session | None = open_session(self._request, backend, artifact)
+        self._process = os.getpid()
+        self.name = request.spec.name
+        self.backend = backend
+
+    def __call__(self, images: Any) -> Any:
+        """Return the embedding, or the list of feature maps.
+
+        Raises:
+            InputError: Wrong type, dtype, rank, channels, size, or an empty batch.
+            ClosedError: After `close()`.
+        """
+        session = self._ready()
+        is_tensor = _is_tensor(images)
+        self._check(images, is_tensor)
+        if session.native == "numpy":
+            outputs = session.run(images.detach().cpu().numpy() if is_tensor else np.ascontiguousarray(images))
+        else:
+            outputs = session.run(images if is_tensor else _tensor(np.ascontiguousarray(images)))
+        converted = [_like(output, images, is_tensor) for output in outputs]
+        return converted[0] if self._request.out_indices is None else converted
+
+    def _ready(self) -> Session:
+        session = self._session
+        if session is not None and self._process == os.getpid():
+            return session
+        with self._lock:
+            if self._closed:
+                raise ClosedError(f"{self.name} was closed. Load it again with load_model({self.name!r}).")
+            if self._session is None or self._process != os.getpid():
+                # Thread pools do not survive a fork: a forked worker needs a session of its own.
+                self._session = self._open_session(self._request, self.backend, self._artifact)
+                self._process = os.getpid()
+            return self._session
+
+    def _check(self, images: Any, is_tensor: bool) -> None:
+        if not is_tensor and not isinstance(images, np.ndarray):
+            raise InputError(
+                f"{self.name} takes a numpy array or torch tensor, not {type(images).__name__}. "
+                "For pictures: model(model.preprocess(images))."
+            )
+        dtype = str(images.dtype).removeprefix("torch.")
+        shape = tuple(images.shape)
+        problem = self._problem(dtype, shape)
+        if problem:
+            channels = self._request.spec.preprocessing.channels
+            size = self._request.size
+            sides = f"multiples of {self._request.spec.patch_size}" if size == "dynamic" else f"{size[0]}, {size[1]}"
+            raise InputError(
+                f"{self.name} takes float32 [B, {channels}, H, W] with H, W = {sides}; got {dtype} {list(shape)}: {problem}"
+            )
+
+    def _problem(self, dtype: str, shape: tuple[int, ...]) -> str | None:
+        spec, size = self._request.spec, self._request.size
+        if dtype == "uint8":
+            return "pictures go through model.preprocess(images) first."
+        if dtype != "float32":
+            return "convert it to float32."
+        if len(shape) != 4:
+            return "a batch has four dimensions; images[None] makes one image a batch."
+        if shape[0] == 0:
+            return "the batch is empty."
+        if shape[1] != spec.preprocessing.channels:
+            return f"the second dimension is the channels, {spec.preprocessing.channels}."
+        if size == "dynamic":
+            wrong = any(s == 0 or s % spec.patch_size for s in shape[2:])
+            return "both sides must be multiples of the patch." if wrong else None
+        if shape[2:] != size:
+            return f"load it with image_size={max(shape[2:])} or image_size='dynamic' for other sizes."
+        return None
+
+    def preprocess(self, images: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Return model input, float32 [B, C, H, W], for Pillow images or uint8 arrays [H, W, 3] (one or several).
+
+        Raises:
+            InputError: Not such images, or the publisher declares no normalisation.
+        """
+        size = self._request.size
+        return preprocess(images, self._request.spec.preprocessing, None if isinstance(size, str) else size)
+
+    @property
+    def device(self) -> str:
+        """Where it really runs: `cpu` or `cuda:<index>`."""
+        return self._ready().device
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Onnxruntime's execution providers as really used, most preferred first; empty for torch."""
+        return self._ready().providers
+
+    @property
+    def module(self) -> Any:
+        """The `torch.nn.Module` behind an eager or TorchScript backend.
+
+        Raises:
+            OptionError: The onnx backend has none.
+        """
+        module = getattr(self._ready(), "module", None)
+        if module is None:
+            raise OptionError(
+                f"{self.name} is served by {self.backend}, which has no torch module; use backend='eager'."
+            )
+        return module
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is being served: names, device, weights, licence, preprocessing, and the artifact's manifest entry."""
+        spec = self._request.spec
+        session = self._ready()
+        return {
+            "model": self.name,
+            "backend": self.backend,
+            "device": session.device,
+            "device_reason": session.reason,
+            "providers": list(session.providers),
+            "fallback": self._fallback,
+            "out_indices": None if self._request.canonical is None else list(self._request.canonical),
+            "weights": self._request.weights_key,
+            "source": str(spec.source) if spec.source else None,
+            "licence": spec.licence,
+            "gated": spec.gated,
+            "preprocessing": spec.preprocessing,
+            "artifact": self._artifact.to_json() if self._artifact else None,
+        }
+
+    def close(self) -> None:
+        """Release the session and its memory; a later call raises ClosedError."""
+        with self._lock:
+            self._closed = True
+            self._session = None
+
+    def __enter__(self) -> "Backbone":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A session cannot be pickled; what leads to the same one can. A worker opens it anew.
+        return _restore, (self._request, self.backend, self._artifact, self._open_session, self._fallback)
+
+    def __repr__(self) -> str:
+        where = "closed" if self._closed else self.device
+        return f"Backbone({self.name!r}, backend={self.backend!r}, device={where!r})"
+
+
+def _restore(*state: Any) -> Backbone:
+    return Backbone(*state)
+
+
+def _is_tensor(images: Any) -> bool:
+    # Without importing torch: only a process that has it can hold a tensor.
+    return type(images).__module__.partition(".")[0] == "torch" and hasattr(images, "detach")
+
+
+def _tensor(array: Any) -> Any:
+    import torch
+
+    if not array.flags.writeable:  # torch warns about such memory, and would let it be written
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
+def _like(output: Any, images: Any, is_tensor: bool) -> Any:
+    if not is_tensor:
+        return output.cpu().numpy() if _is_tensor(output) else output
+    return (output if _is_tensor(output) else _tensor(output)).to(images.device)

@@ -1,0 +1,65 @@
+"""Serving a TorchScript artifact: a graph without weights, and tensors in the model's shared weight data."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runtime.backends.eager import TorchSession, torch_device
+from runtime.errors import ArtifactCorruptError
+from runtime.request import Request
+
+# Name of the table inside the archive: parameter -> [file, offset, shape, whether it is stored transposed].
+TABLE = "weights.json"
+
+
+def load(graph: Path, request: Request) -> TorchSession:
+    """Return a session for `graph`, its weights memory-mapped.
+
+    Raises:
+        DeviceError: CUDA was asked for and torch cannot use it.
+        ArtifactCorruptError: torch cannot read the graph, or a tensor lies outside its file.
+    """
+    device, reason = torch_device(request.device)
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    try:
+        module = _read_graph(graph)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise ArtifactCorruptError(
+            f"torch cannot load {graph}: {str(error).splitlines()[0]} "
+            f"Build it again: python -m exporters.build {request.spec.name} --format torchscript --force"
+        ) from error
+    return TorchSession(module.to(device).eval(), device, reason)
+
+
+def _read_graph(graph: Path) -> Any:
+    extra = {TABLE: ""}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.load.*", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit.load.*", category=FutureWarning)
+        module = torch.jit.load(str(graph), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
+    table = json.loads(extra[TABLE])
+    files: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if name in table:
+                tensor.data = _stored(graph.parent, files, *table[name])
+    return module
+
+
+def _stored(
+    folder: Path, files: dict[str, Tensor], file: str, offset: int, shape: list[int], transposed: bool
+) -> Tensor:
+    if file not in files:
+        path = folder / Path(file).name
+        # A private mapping: pages are shared with other processes, nothing is copied, nothing can be written back.
+        files[file] = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    count = 4
+    for side in shape:
+        count *= side
+    stored = files[file][offset : offset + count].view(torch.float32)
+    return stored.view(shape[::-1]).t() if transposed else stored.view(shape)

@@ -1,0 +1,120 @@
+"""Bringing published weights to this machine, and saying in one line why they cannot be had."""
+
+import hashlib
+from pathlib import Path
+
+from runtime.errors import DependencyError, WeightsError
+from runtime.facts import HubFile, Url
+
+CHUNK = 1 << 20
+
+
+def fetch(source: HubFile | Url, model_name: str, gated: bool) -> tuple[Path, str]:
+    """Return the local file and the exact revision it is: a commit of the hub, or `sha256:` of the file.
+
+    A file already in the cache is used as it is: no request, no token.
+
+    Raises:
+        WeightsError: The source is gated, unreachable, moved, or its checksum does not match.
+    """
+    if isinstance(source, HubFile):
+        return _fetch_from_hub(source, model_name, gated)
+    return _fetch_from_url(source, model_name)
+
+
+def _fetch_from_hub(source: HubFile, model_name: str, gated: bool) -> tuple[Path, str]:
+    from huggingface_hub import try_to_load_from_cache
+
+    for filename in source.filenames:
+        cached = try_to_load_from_cache(source.repo, filename, revision=source.revision)
+        if isinstance(cached, str):
+            return Path(cached), Path(cached).parent.name
+    path = _download_from_hub(source, model_name, gated)
+    return path, path.parent.name  # the hub's cache keeps each commit in a folder of its name
+
+
+def _download_from_hub(source: HubFile, model_name: str, gated: bool) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    asked = f"{model_name} needs {source.repo} from the Hugging Face hub"
+    page = f"https://huggingface.co/{source.repo}"
+    tried: list[str] = []
+    for filename in source.filenames:
+        try:
+            return Path(hf_hub_download(source.repo, filename, revision=source.revision))
+        except GatedRepoError as error:
+            raise WeightsError(
+                f"{asked}, which is gated. Accept its terms at {page}, then run `hf auth login` or set HF_TOKEN."
+            ) from error
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            hint = "accept its terms there, then run `hf auth login` or set HF_TOKEN" if gated else "see"
+            raise WeightsError(f"{asked}, which the hub does not show to you: {hint}: {page}.") from error
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            raise WeightsError(
+                f"{asked}, which is not in the cache, and the hub cannot be reached (offline, or HF_HUB_OFFLINE is set). "
+                f"Run `hf download {source.repo}` where there is a network, or build with --weights random."
+            ) from error
+        except EntryNotFoundError:
+            tried.append(filename)
+        except (HfHubHTTPError, OSError) as error:
+            raise WeightsError(f"{asked}, but the download failed: {_first_line(error)}. Try again.") from error
+    raise WeightsError(f"{asked}, which has none of {', '.join(tried)}. See {page}.")
+
+
+def _fetch_from_url(source: Url, model_name: str) -> tuple[Path, str]:
+    try:
+        import torch
+    except ImportError as error:
+        raise DependencyError("Pretrained weights need torch: pip install 'backbone-runtime[eager]'.") from error
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / source.url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        _download(source, path, model_name)
+    return path, _check(source, path, model_name)
+
+
+def _download(source: Url, path: Path, model_name: str) -> None:
+    import torch
+
+    part = path.with_name(path.name + ".unchecked")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(source.url, str(part), hash_prefix=None, progress=False)
+        _check(source, part, model_name)
+        part.replace(path)
+    except OSError as error:
+        raise WeightsError(
+            f"{model_name} needs {source.url}, which could not be downloaded: {_first_line(error)}. Check the network, "
+            f"or put the file at {path}, or build with --weights random."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check(source: Url, path: Path, model_name: str) -> str:
+    """Return the file's `sha256:` after comparing it with the checksums its publisher states."""
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            sha256.update(chunk)
+            md5.update(chunk)
+    for kind, stated, found in (("sha256", source.sha256, sha256), ("md5", source.md5, md5)):
+        if stated is not None and found.hexdigest() != stated:
+            raise WeightsError(
+                f"{model_name}: {path.name} from {source.url} has {kind} {found.hexdigest()}, its publisher states "
+                f"{stated}. The file is cut or altered: delete it and try again."
+            )
+    return f"sha256:{sha256.hexdigest()}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,79 @@
+"""Building a backbone as eager PyTorch: the reference that every artifact must equal."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from runtime.errors import OptionError, RegistrationError
+from runtime.facts import LibraryInit
+from runtime.loud import draw_loud
+from runtime.request import Request
+from runtime.weights import LibraryWeights, LoudWeights, PublishedWeights, Weights
+
+
+@dataclass(frozen=True)
+class EagerModel:
+    """A built module in eval mode, and the revision of its published weights (if it has any)."""
+
+    module: nn.Module
+    revision: str | None
+
+
+def build(request: Request) -> EagerModel:
+    """Return the backbone that `request` describes, on the CPU, in eval mode.
+
+    Raises:
+        WeightsError: The weights cannot be had or do not fit.
+        OutIndicesError: The backbone has no such feature maps.
+        RegistrationError: The registered function did not return an `nn.Module`.
+    """
+    spec = request.spec
+    arguments = dict(request.options)
+    if request.out_indices is not None:
+        arguments["out_indices"] = request.out_indices if spec.depth is None else _plain(request)
+    arguments |= _image_size(request)
+    weights = _weights(request) if "weights" in spec.parameters else None
+    if weights is not None:
+        arguments["weights"] = weights
+    module: Any = spec.build(**arguments)
+    if not isinstance(module, nn.Module):
+        raise RegistrationError(
+            f"{spec.name!r}: {spec.build.__module__}.{spec.build.__qualname__} returned a {type(module).__name__}; "
+            "a registered function must return a torch.nn.Module."
+        )
+    if weights is None and request.weights == "random":
+        draw_loud(module, request.seed)
+    return EagerModel(module.eval(), getattr(weights, "revision", None))
+
+
+def _plain(request: Request) -> int | tuple[int, ...]:
+    indices = request.canonical
+    assert indices is not None
+    return indices
+
+
+def _image_size(request: Request) -> dict[str, Any]:
+    if "image_size" in request.spec.parameters:
+        return {"image_size": request.size}
+    declared = request.spec.preprocessing.size
+    if request.size != (declared, declared):
+        raise OptionError(
+            f"image_size={request.image_size!r}: {request.spec.name!r} takes {declared} pixels only; "
+            "its function has no parameter image_size."
+        )
+    return {}
+
+
+def _weights(request: Request) -> Weights:
+    source = request.spec.source
+    if isinstance(source, LibraryInit):
+        return LibraryWeights(source.seed)
+    if request.weights == "random":
+        return LoudWeights(request.seed)
+    if source is None:
+        raise RegistrationError(
+            f"{request.spec.name!r}: its function asks for weights, but no source is declared. "
+            "Pass source= to register_model, or drop the parameter and load them in the function."
+        )
+    return PublishedWeights(source, request.spec.name, request.spec.gated)

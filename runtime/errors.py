@@ -1,0 +1,108 @@
+"""Everything that can go wrong, as one tree.
+
+::
+
+    BackboneError
+    ├── UnknownModelError        (ValueError)    the name is not registered
+    ├── RegistrationError        (ValueError)    a registration that cannot stand
+    ├── OptionError              (TypeError)     an unknown keyword, or one that does not fit the backbone
+    ├── OutIndicesError          (ValueError)    out_indices is 0, out of range or of the wrong type
+    ├── InputError               (ValueError)    images of the wrong type, rank, channels or size
+    ├── DependencyError          (ImportError)   a package is missing, or two of them exclude each other
+    ├── DeviceError              (RuntimeError)  the device asked for does not start
+    ├── ClosedError              (RuntimeError)  a backbone was called after close()
+    ├── WeightsError             (RuntimeError)  a source is gated, unreachable, damaged or does not fit
+    ├── ArtifactError            (RuntimeError)
+    │   ├── ArtifactNotFoundError                nothing was built for what was asked
+    │   ├── ArtifactCorruptError                 a published file is missing, cut, altered or out of place
+    │   ├── ManifestError                        a manifest is invalid or from a newer release
+    │   └── StoreError                           the artifacts folder cannot be written
+    └── BuildError               (RuntimeError)
+        ├── ExportError                          the exporter did not give a usable graph
+        └── VerificationError                    the artifact's numbers are not the eager backbone's
+
+    BackendFallbackWarning       (UserWarning)   something slower than what was asked for is serving
+    PluginWarning                (UserWarning)   an installed backbone plugin could not be imported
+
+A message says what was asked, why it cannot be had, what exists, and what to do next.
+"""
+
+
+class BackboneError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class UnknownModelError(BackboneError, ValueError):
+    """No backbone is registered under the name."""
+
+
+class RegistrationError(BackboneError, ValueError):
+    """A backbone cannot be registered as declared."""
+
+
+class OptionError(BackboneError, TypeError):
+    """A keyword is unknown, given twice, or does not fit the backbone."""
+
+
+class OutIndicesError(BackboneError, ValueError):
+    """The feature maps asked for do not exist."""
+
+
+class InputError(BackboneError, ValueError):
+    """Images that the backbone cannot take."""
+
+
+class DependencyError(BackboneError, ImportError):
+    """A package is missing, or two installed packages exclude each other."""
+
+
+class DeviceError(BackboneError, RuntimeError):
+    """The device or provider asked for does not start."""
+
+
+class ClosedError(BackboneError, RuntimeError):
+    """The backbone was closed."""
+
+
+class WeightsError(BackboneError, RuntimeError):
+    """Pretrained weights cannot be had, or do not fit the architecture."""
+
+
+class ArtifactError(BackboneError, RuntimeError):
+    """Base of what can be wrong with built artifacts."""
+
+
+class ArtifactNotFoundError(ArtifactError):
+    """Nothing was built for what was asked."""
+
+
+class ArtifactCorruptError(ArtifactError):
+    """A published file is missing, cut short, altered or out of place."""
+
+
+class ManifestError(ArtifactError):
+    """A manifest cannot be read: invalid, or written by a newer release."""
+
+
+class StoreError(ArtifactError):
+    """The artifacts folder cannot be written."""
+
+
+class BuildError(BackboneError, RuntimeError):
+    """Base of what can go wrong while building an artifact."""
+
+
+class ExportError(BuildError):
+    """The exporter did not give a usable graph."""
+
+
+class VerificationError(BuildError):
+    """The artifact's numbers differ from the eager backbone's by more than the limit."""
+
+
+class BackendFallbackWarning(UserWarning):
+    """Something slower than what was asked for is serving; the message says why and how to mend it."""
+
+
+class PluginWarning(UserWarning):
+    """An installed package offers backbones but could not be imported."""

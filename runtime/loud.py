@@ -1,0 +1,50 @@
+"""Random weights in which every parameter matters.
+
+A library's initialisation hides mistakes: LayerScale starts at 1e-5, so whole blocks vanish; biases are zero; position
+embeddings are tiny; batch statistics are trivial. Here every floating-point parameter and buffer is drawn so that
+changing it moves the output, while activations keep a sane range. Each tensor depends on the seed and its own name
+alone: a model that lost its last blocks keeps the weights of the others.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def draw_loud(model: nn.Module, seed: int) -> None:
+    """Overwrite every floating-point parameter and batch statistic of `model` in place."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            _draw_parameter(name, parameter, _generator(seed, name))
+        for name, buffer in model.named_buffers():
+            _draw_statistic(name, buffer, _generator(seed, name))
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+def _draw_parameter(name: str, tensor: Tensor, generator: torch.Generator) -> None:
+    leaf = name.rsplit(".", 1)[-1]
+    if tensor.ndim >= 2 and leaf.startswith("weight"):
+        bound = math.sqrt(3 / (tensor.numel() / tensor.shape[0]))  # keeps the variance of a linear map's input
+        tensor.uniform_(-bound, bound, generator=generator)
+    elif leaf.startswith("bias"):
+        tensor.uniform_(-0.5, 0.5, generator=generator)
+    elif leaf == "weight":  # of a norm
+        tensor.uniform_(0.5, 1.5, generator=generator)
+    elif tensor.ndim <= 1:  # LayerScale
+        tensor.uniform_(0.2, 0.6, generator=generator)
+    else:  # position embedding, CLS and register tokens
+        tensor.uniform_(-1.0, 1.0, generator=generator)
+
+
+def _draw_statistic(name: str, tensor: Tensor, generator: torch.Generator) -> None:
+    # Other buffers (rotary tables, index maps) are structure, not weights.
+    if name.endswith("running_mean"):
+        tensor.uniform_(-0.5, 0.5, generator=generator)
+    elif name.endswith("running_var"):
+        tensor.uniform_(0.5, 1.5, generator=generator)

@@ -1,0 +1,94 @@
+"""Images to model input with numpy and Pillow alone: what the publishers' torchvision transforms compute."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime.errors import InputError
+from runtime.facts import Preprocessing
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def preprocess(images: Any, facts: Preprocessing, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    """Return float32 [B, C, H, W] for one image or several.
+
+    Args:
+        images: A Pillow image, a uint8 array [H, W, 3] or [H, W], a batch [B, H, W, 3], or an iterable of such images.
+        facts: What the publisher declares.
+        size: Height and width of the result in pixels, when not the declared size.
+
+    Raises:
+        InputError: An image of another type or shape, or no normalisation is declared.
+    """
+    if facts.mean is None or facts.std is None:
+        raise InputError(
+            "This backbone declares no mean and std, so an image cannot be normalised for it. "
+            "Scale your data as its publisher did and pass float32 [B, C, H, W] to the model."
+        )
+    batch = [_one(image, facts, size or (facts.size, facts.size)) for image in _each(images)]
+    if not batch:
+        raise InputError("preprocess() got no image.")
+    return np.stack(batch)
+
+
+def _each(images: Any) -> Iterable[Any]:
+    if isinstance(images, Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray):
+        return [images] if images.ndim <= 3 else images
+    if isinstance(images, Iterable) and not isinstance(images, str | bytes):
+        return images
+    raise InputError(f"preprocess() takes Pillow images or uint8 arrays, not {type(images).__name__}.")
+
+
+def _one(image: Any, facts: Preprocessing, size: tuple[int, int]) -> NDArray[np.float32]:
+    picture = _picture(image).convert("RGB" if facts.channels == 3 else "L")
+    if facts.resize is None:
+        shorter = max(size)
+    else:  # keep the publisher's ratio of resize to crop at other sizes
+        shorter = round(facts.resize * max(size) / facts.size)
+    cropped = _crop(_resize(picture, shorter, FILTERS[facts.interpolation]), size)
+    pixels = np.asarray(cropped, dtype=np.float32).reshape(*size, facts.channels) / 255
+    mean, std = (np.asarray(v, dtype=np.float32) for v in (facts.mean, facts.std))
+    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
+
+
+def _picture(image: Any) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        plain = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+        if plain.ndim == 2 or (plain.ndim == 3 and plain.shape[-1] in (3, 4)):
+            return Image.fromarray(plain)
+    what = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise InputError(
+        f"preprocess() takes Pillow images or uint8 arrays [H, W, 3] or [H, W], not a {what}. "
+        "Model input that is already normalised goes to the model itself."
+    )
+
+
+def _resize(picture: Image.Image, shorter: int, resample: Image.Resampling) -> Image.Image:
+    width, height = picture.size
+    if min(width, height) == shorter:
+        return picture
+    # The longer side is cut to an integer as torchvision does.
+    if width <= height:
+        target = (shorter, int(shorter * height / width))
+    else:
+        target = (int(shorter * width / height), shorter)
+    return picture.resize(target, resample)
+
+
+def _crop(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))

@@ -1,0 +1,185 @@
+"""Which backbones exist. Standard library only: listing never imports torch."""
+
+import difflib
+import fnmatch
+import importlib.metadata
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from runtime.errors import PluginWarning, RegistrationError, UnknownModelError
+from runtime.facts import Preprocessing, Source
+
+ENTRY_POINT_GROUP = "backbones"
+# Parameters of a builder that load_model fills in by itself when the builder has them.
+INJECTED = ("out_indices", "image_size", "weights")
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A registered backbone: the function that builds it, and what is declared about it.
+
+    Attributes:
+        name: Registry name, `family/publisher_model`.
+        build: Function returning the `torch.nn.Module`; stored untouched.
+        aliases: Former names that resolve to this one; not listed.
+        preprocessing: Image size, channels, mean, std, interpolation.
+        source: Where the pretrained weights come from; `None` when `build` loads its own.
+        licence: Licence of the weights, as the publisher states it.
+        gated: Whether the publisher wants terms to be accepted before the download.
+        depth: Number of blocks that `out_indices` can address; `None` when unknown.
+        patch_size: Image sides must be multiples of it, in pixels.
+    """
+
+    name: str
+    build: Callable[..., Any]
+    aliases: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    source: Source | None = None
+    licence: str | None = None
+    gated: bool = False
+    depth: int | None = None
+    patch_size: int = 1
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the builder's parameters."""
+        return tuple(inspect.signature(self.build).parameters)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The builder's own options, such as `include_patch_tokens`."""
+        return tuple(name for name in self.parameters if name not in INJECTED)
+
+
+_specs: dict[str, BackboneSpec] = {}
+_aliases: dict[str, str] = {}
+_lock = threading.RLock()
+_loaded = False
+
+
+def register_model(name: str, **facts: Any) -> Callable[[Builder], Builder]:
+    """Register the decorated function as backbone `name`; the function itself is returned untouched.
+
+    The function returns a `torch.nn.Module` that maps a float32 image batch [B, C, H, W] to an embedding [B, D], or
+    to a list of feature maps [B, C, h, w] when it takes `out_indices` and is given one. It may also take
+    `image_size` and `weights`; `load_model` fills them in. Any further parameter becomes an option of `load_model`.
+
+    Args:
+        name: Registry name, such as `my/model`.
+        **facts: Optional fields of `BackboneSpec` (`preprocessing`, `licence`, `depth`, ...).
+
+    Raises:
+        RegistrationError: The name or an alias is taken, or a fact is unknown.
+    """
+    allowed = [f for f in BackboneSpec.__dataclass_fields__ if f not in ("name", "build")]
+    unknown = sorted(set(facts) - set(allowed))
+    if unknown:
+        raise RegistrationError(
+            f"register_model({name!r}) got {', '.join(unknown)}. Declared facts are: {', '.join(allowed)}."
+        )
+
+    def register(build: Builder) -> Builder:
+        _add(BackboneSpec(name=name, build=build, **facts))
+        return build
+
+    return register
+
+
+def _add(spec: BackboneSpec) -> None:
+    with _lock:
+        for key in (spec.name, *spec.aliases):
+            if key in _specs or key in _aliases:
+                taken = _specs[_aliases.get(key, key)].build
+                raise RegistrationError(
+                    f"A backbone is already registered as {key!r} (by {taken.__module__}.{taken.__qualname__}). "
+                    "Choose another name."
+                )
+        _specs[spec.name] = spec
+        _aliases.update(dict.fromkeys(spec.aliases, spec.name))
+
+
+def find(name: str) -> BackboneSpec:
+    """Return the backbone registered as `name`, or under that former name.
+
+    Raises:
+        UnknownModelError: With the nearest names.
+    """
+    _load_all()
+    spec = _specs.get(_aliases.get(name, name))
+    if spec is None:
+        raise UnknownModelError(_unknown(name))
+    return spec
+
+
+def _unknown(name: str) -> str:
+    tail = {full.rsplit("/", 1)[-1]: full for full in (*_aliases, *_specs)}
+    close = difflib.get_close_matches(str(name), [*_specs, *_aliases], n=3, cutoff=0.6)
+    close += [tail[t] for t in difflib.get_close_matches(str(name).rsplit("/", 1)[-1], tail, n=3, cutoff=0.6)]
+    nearest = list(dict.fromkeys(_aliases.get(n, n) for n in close))[:3]
+    hint = f"Nearest: {', '.join(nearest)}. " if nearest else ""
+    word = str(name).rsplit("/", 1)[-1].split("_")[0]
+    return f"No backbone is registered as {name!r}. {hint}See list_models({f'*{word}*'!r}) or list_models()."
+
+
+def list_models(pattern: str | Iterable[str] = "*") -> list[str]:
+    """Return the registered names that match a glob such as `pathology/*` (or any of several), sorted."""
+    _load_all()
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    return sorted(name for name in _specs if any(fnmatch.fnmatchcase(name, p) for p in patterns))
+
+
+def _load_all() -> None:
+    """Register the built-in backbones and those of installed plugins, once."""
+    global _loaded
+    with _lock:
+        if _loaded:
+            return
+        _loaded = True
+        import runtime.backbones  # noqa: F401  (registers on import)
+
+        for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+            _load_plugin(entry)
+
+
+def _load_plugin(entry: importlib.metadata.EntryPoint) -> None:
+    try:
+        entry.load()
+    except Exception as error:  # a broken plugin must not take the others down
+        warnings.warn(
+            f"Backbones of the installed plugin {entry.name!r} ({entry.value}) are not available: "
+            f"{type(error).__name__}: {error}",
+            PluginWarning,
+            stacklevel=4,
+        )
+
+
+class BackboneModelRegistry:
+    """The registry under the name that eva's users know; the functions of this package do the work."""
+
+    @staticmethod
+    def list_models(pattern: str | Iterable[str] = "*") -> list[str]:
+        """See `runtime.list_models`."""
+        return list_models(pattern)
+
+    @staticmethod
+    def load_model(model_name: str, model_kwargs: dict[str, Any] | None = None, **options: Any) -> Any:
+        """See `runtime.load_model`."""
+        from runtime.load import load_model
+
+        return load_model(model_name, model_kwargs, **options)
+
+    @staticmethod
+    def register(name: str, **facts: Any) -> Callable[[Builder], Builder]:
+        """See `runtime.register_model`."""
+        return register_model(name, **facts)
+
+    @staticmethod
+    def get(name: str) -> Callable[..., Any]:
+        """Return the function registered as `name`."""
+        return find(name).build

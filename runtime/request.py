@@ -1,0 +1,141 @@
+"""What a caller of load_model asked for, checked once and carried whole. Standard library only."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.artifacts import ArtifactKey
+from runtime.errors import OptionError
+from runtime.facts import LibraryInit
+from runtime.out_indices import Canonical, OutIndices, canonical
+from runtime.registry import INJECTED, BackboneSpec
+
+BACKENDS = ("auto", "onnx", "torchscript", "eager")
+PRECISIONS = ("fp32",)
+ON_FALLBACK = ("warn", "error")
+WEIGHTS = ("pretrained", "random")
+VERIFY = ("size", "full")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides what load_model returns; picklable."""
+
+    spec: BackboneSpec
+    out_indices: OutIndices = None
+    backend: str = "auto"
+    device: str | None = None
+    precision: str = "fp32"
+    on_fallback: str = "warn"
+    artifacts: str | None = None
+    providers: tuple[str, ...] | None = None
+    provider_options: tuple[Mapping[str, Any], ...] | None = None
+    threads: int | None = None
+    weights: str = "pretrained"
+    seed: int = 0
+    image_size: int | tuple[int, int] | str | None = None
+    verify: str = "size"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("backend", self.backend, BACKENDS),
+            ("precision", self.precision, PRECISIONS),
+            ("on_fallback", self.on_fallback, ON_FALLBACK),
+            ("weights", self.weights, WEIGHTS),
+            ("verify", self.verify, VERIFY),
+        ):
+            if value not in allowed:
+                raise OptionError(f"{name}={value!r} is none of {', '.join(map(repr, allowed))}.")
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
+            raise OptionError(
+                f"threads={self.threads!r} must be an int of at least 1, or None for every CPU available."
+            )
+        self._check_options()
+
+    def _check_options(self) -> None:
+        unknown = sorted(set(self.options) - set(self.spec.options))
+        if unknown:
+            own = ", ".join(self.spec.options) or "none"
+            raise OptionError(
+                f"load_model({self.spec.name!r}) got an unknown keyword: {', '.join(unknown)}. "
+                f"Valid are {', '.join(OPTION_NAMES)}; of this backbone itself: {own}."
+            )
+        if self.out_indices is not None and "out_indices" not in self.spec.parameters:
+            raise OptionError(
+                f"{self.spec.name!r} gives an embedding only: its function takes no out_indices. "
+                "Leave out_indices out, or add that parameter to the registered function."
+            )
+
+    @property
+    def canonical(self) -> Canonical:
+        """The outputs asked for, in the spelling that equal requests share."""
+        return canonical(self.out_indices, self.spec.depth)
+
+    @property
+    def size(self) -> tuple[int, int] | str:
+        """Height and width in pixels, or `dynamic`."""
+        size = self.spec.preprocessing.size if self.image_size is None else self.image_size
+        if size == "dynamic":
+            return "dynamic"
+        sides = (size, size) if isinstance(size, int) else size
+        if isinstance(sides, str) or len(sides) != 2 or any(type(s) is not int or s < 1 for s in sides):
+            raise OptionError(f"image_size={size!r} must be pixels (an int, or height and width) or 'dynamic'.")
+        height, width = sides
+        patch = self.spec.patch_size
+        if height % patch or width % patch:
+            near = max(patch, round(height / patch) * patch)
+            raise OptionError(
+                f"image_size={size!r}: both sides must be multiples of {self.spec.name}'s patch, {patch} pixels; "
+                f"{near} is."
+            )
+        return height, width
+
+    @property
+    def weights_key(self) -> str:
+        """Which weights, as an artifact's key spells it."""
+        if isinstance(self.spec.source, LibraryInit):
+            return f"initial:{self.spec.source.seed}"
+        return "pretrained" if self.weights == "pretrained" else f"random:{self.seed}"
+
+    def key(self, format: str) -> ArtifactKey:
+        """Return the key of the artifact that answers this request in `format`."""
+        return ArtifactKey(
+            out_indices=self.canonical,
+            format=format,
+            precision=self.precision,
+            image_size=self.size,
+            options=tuple(sorted(self.options.items())),
+            weights=self.weights_key,
+        )
+
+
+OPTION_NAMES = tuple(n for n in Request.__dataclass_fields__ if n not in ("spec", "options"))
+
+
+def make_request(spec: BackboneSpec, model_kwargs: Mapping[str, Any] | None, given: Mapping[str, Any]) -> Request:
+    """Return the request for `spec`; keywords may come directly or inside `model_kwargs`, not in both.
+
+    Raises:
+        OptionError: A keyword is unknown, given twice, or has a value it cannot have.
+    """
+    inside = dict(model_kwargs or {})
+    twice = sorted(set(inside) & set(given))
+    if twice:
+        raise OptionError(f"{', '.join(twice)} given both directly and inside model_kwargs: leave one out.")
+    merged = {**inside, **given}
+    reserved = sorted(n for n in merged if n in INJECTED and n not in OPTION_NAMES)
+    if reserved:
+        raise OptionError(f"{', '.join(reserved)} is filled in by load_model and cannot be given.")
+    known = {name: value for name, value in merged.items() if name in OPTION_NAMES and value is not None}
+    options = {name: value for name, value in merged.items() if name not in OPTION_NAMES}
+    known.setdefault("on_fallback", os.environ.get("BACKBONE_ON_FALLBACK") or "warn")
+    for name in ("providers", "provider_options"):
+        if name in known:
+            known[name] = tuple(known[name])
+    if "artifacts" in known:
+        known["artifacts"] = os.fspath(known["artifacts"])
+    if "device" in known:
+        known["device"] = str(known["device"])
+    return Request(spec=spec, options=options, **known)
