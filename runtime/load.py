@@ -95,7 +95,7 @@ def load_model(
     }
     given = {name: value for name, value in explicit.items() if value is not None} | options
     request = make_request(registry.find(model_name), model_kwargs, given)
-    return _serve(request)
+    return serve(request)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ def missing(request: Request, manifest: Manifest, format: str) -> str:
     )
 
 
-def _serve(request: Request) -> Backbone:
+def serve(request: Request) -> Backbone:
+    """Return the backbone that answers `request`; see load_model."""
     request.size, request.canonical  # noqa: B018  (raise on bad values before anything is read)
     store = open_store(request.artifacts)
     manifest = Manifest(request.spec.name) if request.backend == "eager" else store.read(request.spec.name)
@@ -169,14 +170,18 @@ def _serve(request: Request) -> Backbone:
     fallback = " ".join(selection.rejected) or None
     if selection.backend == "eager" and fallback:
         if request.on_fallback == "error":
-            raise ArtifactNotFoundError(f"{fallback} Serving it by eager torch is ruled out by on_fallback='error'.")
-        warnings.warn(f"{fallback} Until then eager torch serves it.", BackendFallbackWarning, stacklevel=3)
+            raise ArtifactNotFoundError(
+                f"{selection.rejected[0]} Serving it by eager torch is ruled out by on_fallback='error'."
+            )
+        warnings.warn(
+            f"{selection.rejected[0]} Until then eager torch serves it.", BackendFallbackWarning, stacklevel=3
+        )
     try:
         return Backbone(request, selection.backend, selection.artifact, open_session, fallback)
     except ArtifactCorruptError:
         if store.read(request.spec.name) == manifest:
             raise
-        return _serve(request)  # a build replaced the artifact between the look and the load
+        return serve(request)  # a build replaced the artifact between the look and the load
 
 
 def _obstacles(request: Request) -> dict[str, str]:

@@ -54,21 +54,23 @@ def _create(graph: Path, request: Request, choice: Choice) -> tuple[Any, str]:
     options.intra_op_num_threads = request.threads or cpu_count()
     options.inter_op_num_threads = 1
     providers = _with_options(request, choice)
+    failure: Exception | None = None
+    session: Any = None
     with _native_stderr() as messages:
         if choice.providers[0] == CUDA:
             _preload_cuda(onnxruntime)
         try:
             session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:
-            if choice.required not in (None, CPU):
-                raise DeviceError(
-                    refused(str(choice.required), ("nothing",), f"{messages()}\nError: {error}")
-                ) from error
-            raise ArtifactCorruptError(
-                f"onnxruntime cannot load {graph}: {str(error).splitlines()[0]} "
-                f"Build it again: python -m exporters.build {request.spec.name} --force"
-            ) from error
-    return session, messages()
+            failure = error
+    if failure is None:
+        return session, messages[0]
+    if choice.required not in (None, CPU):
+        raise DeviceError(refused(str(choice.required), (), f"{messages[0]}\nError: {failure}")) from failure
+    raise ArtifactCorruptError(
+        f"onnxruntime cannot load {graph}: {str(failure).splitlines()[0]} "
+        f"Build it again: python -m exporters.build {request.spec.name} --force"
+    ) from failure
 
 
 def _with_options(request: Request, choice: Choice) -> list[tuple[str, dict[str, Any]]]:
@@ -91,24 +93,20 @@ def _preload_cuda(onnxruntime: Any) -> None:
 
 
 @contextlib.contextmanager
-def _native_stderr() -> Iterator[Any]:
+def _native_stderr() -> Iterator[list[str]]:
     """Catch what native code prints: onnxruntime tells there, and only there, why a provider did not start."""
-    text = ""
-    with tempfile.TemporaryFile() as caught:
+    caught: list[str] = []
+    with tempfile.TemporaryFile() as file:
         saved = os.dup(2)
         sys.stderr.flush()
-        os.dup2(caught.fileno(), 2)
+        os.dup2(file.fileno(), 2)
         try:
-            yield lambda: text or _read(caught)
+            yield caught
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            text = _read(caught)
-
-
-def _read(file: Any) -> str:
-    file.seek(0)
-    return str(file.read().decode(errors="replace"))
+            file.seek(0)
+            caught.append(file.read().decode(errors="replace"))
 
 
 class OnnxSession:

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from runtime.backends.eager import TorchSession, torch_device
+from runtime.backends.torchscript_table import TABLE
 from runtime.errors import ArtifactCorruptError
 from runtime.request import Request
-
-# Name of the table inside the archive: parameter -> [file, offset, shape, whether it is stored transposed].
-TABLE = "weights.json"
 
 
 def load(graph: Path, request: Request) -> TorchSession:

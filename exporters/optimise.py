@@ -1,0 +1,73 @@
+"""Passes over an exported ONNX graph. Each says what it ensures; a graph that does not keep it is refused."""
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from runtime.errors import ExportError
+
+PRODUCER = "backbone-runtime"
+
+
+def optimise(model: ir.Model, *, dynamic: bool) -> None:
+    """Run every pass in place, then check what the graph must keep.
+
+    Args:
+        model: The exported model.
+        dynamic: Whether height and width are symbolic.
+
+    Raises:
+        ExportError: The batch became static, or a fixed-size graph still resizes something.
+    """
+    RemoveUnusedNodesPass()(model)
+    drop_traces(model)
+    ensure_symbolic_batch(model)
+    if not dynamic:
+        ensure_no_resize(model)
+
+
+def drop_traces(model: ir.Model) -> bool:
+    """Ensure that the model tells nothing about where and how it was traced: no stack traces, no paths.
+
+    Returns:
+        Whether anything was removed.
+    """
+    removed = False
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
+        removed |= _clear(graph)
+        for node in graph.all_nodes():
+            removed |= _clear(node)
+            for output in node.outputs:
+                removed |= _clear(output)
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        removed |= _clear(value)
+    removed |= _clear(model)
+    model.producer_name, model.producer_version, model.graph.name = PRODUCER, None, "backbone"
+    return removed
+
+
+def _clear(item: ir.Model | ir.Graph | ir.Function | ir.Node | ir.Value) -> bool:
+    had = bool(item.metadata_props) or bool(item.doc_string)
+    item.metadata_props.clear()
+    item.doc_string = None
+    return had
+
+
+def ensure_symbolic_batch(model: ir.Model) -> None:
+    """Raise unless the first dimension of every input and output is symbolic."""
+    for value in [*model.graph.inputs, *model.graph.outputs]:
+        if value.shape is None or not len(value.shape) or isinstance(value.shape[0], int):
+            raise ExportError(
+                f"{value.name} has shape {value.shape}: its batch dimension became static. The module decides something "
+                "by the batch size; write it so that any batch works."
+            )
+
+
+def ensure_no_resize(model: ir.Model) -> None:
+    """Raise if a fixed-size graph still holds a Resize: its position embedding was not baked in."""
+    resizes = [node.name for node in model.graph.all_nodes() if node.op_type == "Resize"]
+    if resizes:
+        raise ExportError(
+            f"The graph for a fixed image size still holds Resize ({', '.join(map(str, resizes[:3]))}). "
+            "Resample the position embedding once, when the module is built for its image size."
+        )

@@ -1,0 +1,288 @@
+"""One variant of one backbone: export, stage, verify as a user would load it, publish."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporters import plan
+from exporters.plan import Job, Outcome
+from exporters.pool import WeightPool
+from exporters.publish import Workspace, stored_file, workspace
+from exporters.verify import (
+    BATCHES,
+    LIMITS,
+    Batch,
+    Parity,
+    compare,
+    gate,
+    gate_float64,
+    relative_rms,
+    require_finite,
+    verification_inputs,
+)
+from runtime import eager
+from runtime.artifacts import Artifact, Manifest, StoredFile, TensorInfo, open_store, sha256_of
+from runtime.backbone import Backbone
+from runtime.errors import BackboneError, VerificationError
+from runtime.load import serve
+from runtime.out_indices import label
+from runtime.request import Request
+
+# Called with the name of each stage as it begins.
+Report = Callable[[str], None]
+
+
+def build(job: Job, report: Report = lambda _: None) -> list[Outcome]:
+    """Build the job's artifacts and return what became of each; what fails is not published.
+
+    Raises:
+        BackboneError: Nothing could be built at all (weights, store, reference).
+    """
+    store = open_store(job.request.artifacts)
+    report("waiting for the model's lock")
+    with workspace(store, job.request.spec.name) as space:
+        steps = plan.plan(job, store)
+        wanted = [step.format for step in steps if step.action == "build"]
+        skipped = [plan.outcome(job, s.format, "skipped", note=s.reason) for s in steps if s.action == "skip"]
+        return skipped + (_build(job, wanted, space, report) if wanted else [])
+
+
+def _build(job: Job, formats: list[str], space: Workspace, report: Report) -> list[Outcome]:
+    started = time.perf_counter()
+    published = space.store.read(space.model)
+    report("loading eager")
+    model = eager.build(job.request)
+    report("eager reference")
+    reference = make_reference(job.request, model)
+    pool = WeightPool(space.published, published, space.staged)
+    staged: list[Artifact] = []
+    outcomes: list[Outcome] = []
+    for format in sorted(formats):  # onnx first: writing TorchScript empties the module
+        report(f"exporting {format}")
+        try:
+            staged.append(_export(job.request, format, model, reference, pool, published, space))
+        except BackboneError as error:
+            outcomes += plan.failed(job, [format], error)
+    del model  # a giant's eager weights and its session would not fit side by side
+    space.stage(staged)
+    return outcomes + [_verify_and_publish(job, a, reference, space, report, started) for a in staged]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What eager torch gives for the verification inputs.
+
+    Attributes:
+        names: Output names, in order.
+        batches: The inputs.
+        outputs: Per batch, per output.
+        exact: The first batch's outputs in float64.
+    """
+
+    names: tuple[str, ...]
+    batches: list[Batch]
+    outputs: list[list[Any]]
+    exact: list[Any]
+
+
+def make_reference(request: Request, model: eager.EagerModel) -> Reference:
+    """Return the eager backbone's outputs, and float64's for the first batch.
+
+    Raises:
+        VerificationError: Eager itself gives values that are not finite.
+    """
+    import torch
+
+    from exporters.float64 import run_in_float64
+    from runtime.backends.eager import TorchSession
+
+    session = TorchSession(model.module, "cpu", "reference")  # what load_model(backend="eager") serves from
+    batches = verification_inputs(request.spec.preprocessing, _sizes(request))
+    outputs = [[o.numpy() for o in session.run(torch.from_numpy(b))] for b in batches]
+    names = ("embedding",) if request.out_indices is None else tuple(f"map_{i}" for i in range(len(outputs[0])))
+    require_finite("the eager backbone itself", names, outputs)
+    exact = [o.numpy() for o in run_in_float64(model.module, torch.from_numpy(batches[0]))]
+    return Reference(names, batches, outputs, exact)
+
+
+def _sizes(request: Request) -> list[tuple[int, int]]:
+    if not isinstance(request.size, str):
+        return [request.size]
+    # Dynamic: the declared size, and two that the export does not see and that are not square.
+    patch = request.spec.patch_size
+    side = round(request.spec.preprocessing.size / patch) * patch
+    return [(side, side), (side - 2 * patch, side + 3 * patch), (side + patch, side - patch)]
+
+
+def _example(request: Request) -> Any:
+    """Return the batch an export traces with: two images, for a batch of one would be taken for a constant."""
+    import torch
+
+    height, width = _sizes(request)[0]
+    if request.size == "dynamic":
+        width += request.spec.patch_size  # height and width must not look like the same dimension
+    shape = (2, request.spec.preprocessing.channels, height, width)
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+
+
+def _export(
+    request: Request,
+    format: str,
+    model: eager.EagerModel,
+    reference: Reference,
+    pool: WeightPool,
+    published: Manifest,
+    space: Workspace,
+) -> Artifact:
+    part = space.staged / "graph.part"
+    data = write_graph(request, format, model.module, reference.names, pool, part)
+    digest = sha256_of(part)
+    variant = "embedding" if request.canonical is None else f"maps_{label(request.canonical)}"
+    graph = part.replace(part.with_name(f"{variant}.{request.precision}.{digest[:12]}.{format}"))
+    in_batch = [("batch", *shape[1:]) for shape in (b.shape for b in [reference.batches[0], *reference.outputs[0]])]
+    return Artifact(
+        key=request.key(format),
+        files=(
+            StoredFile(graph.name, graph.stat().st_size, digest),
+            *(stored_file(_existing(space, name), published) for name in data),
+        ),
+        inputs=(TensorInfo("images", _symbolic(request, in_batch[0], 1)),),
+        outputs=tuple(
+            TensorInfo(name, _symbolic(request, shape, request.spec.patch_size))
+            for name, shape in zip(reference.names, in_batch[1:], strict=True)
+        ),
+        facts=_facts(request, format, model.revision),
+    )
+
+
+def write_graph(
+    request: Request, format: str, module: Any, names: tuple[str, ...], pool: WeightPool, path: Path
+) -> list[str]:
+    """Export `module`, write its graph to `path` and its weights to the pool; return the weight files it reads.
+
+    Raises:
+        ExportError: The exporter failed, or the graph does not keep what it must.
+    """
+    if format == "torchscript":
+        from exporters import to_torchscript
+
+        return to_torchscript.write(to_torchscript.export(module, _example(request)), pool, path)
+    from exporters import to_onnx
+
+    dynamic = request.size == "dynamic"
+    program = to_onnx.export(module, _example(request), names, request.spec.patch_size if dynamic else None)
+    metadata = {
+        "model": request.spec.name,
+        "artifact": request.key(format).describe(),
+        "licence": request.spec.licence or "not stated",
+    }
+    return to_onnx.write(program, pool, path, metadata, dynamic=dynamic)
+
+
+def _existing(space: Workspace, name: str) -> Path:
+    staged = space.staged / name
+    return staged if staged.exists() else space.published / name
+
+
+def _symbolic(request: Request, shape: tuple[Any, ...], divisor: int) -> tuple[int | str, ...]:
+    if request.size != "dynamic" or len(shape) != 4:
+        return shape
+    factor = request.spec.patch_size // divisor
+    return (*shape[:2], *(f"{factor}*{side}" if factor > 1 else side for side in ("h", "w")))
+
+
+def _facts(request: Request, format: str, revision: str | None) -> dict[str, Any]:
+    spec = request.spec
+    return {
+        "preprocessing": asdict(spec.preprocessing),
+        "source": {
+            "id": str(spec.source) if spec.source else None,
+            "revision": revision,
+            "licence": spec.licence,
+            "gated": spec.gated,
+        },
+        "versions": plan.versions(format),
+    }
+
+
+def _verify_and_publish(
+    job: Job, artifact: Artifact, reference: Reference, space: Workspace, report: Report, started: float
+) -> Outcome:
+    format = artifact.key.format
+    measured: dict[str, Any] = {}
+    try:
+        report(f"verifying {format}")
+        parities, float64 = _verify(job, format, reference, space)
+        measured = {
+            "min_cosine": min(min(p.min_cosine, p.min_token_cosine) for p in parities),
+            "max_abs": max(p.max_abs for p in parities),
+            "relative_rms": max(p.relative_rms for p in parities),
+        }
+        _pass_gate(job, parities, float64)
+        report(f"publishing {format}")
+        space.publish(replace(artifact, facts={**artifact.facts, "parity": _record(parities, float64, reference)}))
+    except VerificationError as error:
+        where = _locate(job.request, artifact, reference, space)
+        return plan.failed(job, [format], VerificationError(f"{error}.{where} Nothing was published"), **measured)[0]
+    except BackboneError as error:
+        return plan.failed(job, [format], error, **measured)[0]
+    size = sum(file.bytes for file in artifact.files)
+    return plan.outcome(job, format, "built", seconds=time.perf_counter() - started, bytes=size, **measured)
+
+
+def load_staged(request: Request, format: str, root: Path, threads: int | None) -> Backbone:
+    """Return the staged artifact as load_model serves it: same checks, no fallback, every byte hashed."""
+    return serve(
+        replace(
+            request,
+            backend=format,
+            artifacts=str(root),
+            device="cpu",
+            on_fallback="error",
+            verify="full",
+            threads=threads,
+        )
+    )
+
+
+def _verify(
+    job: Job, format: str, reference: Reference, space: Workspace
+) -> tuple[list[Parity], list[tuple[float, float]]]:
+    with load_staged(job.request, format, space.staging.root, job.threads) as backbone:
+        outputs = [backbone(batch) for batch in reference.batches]
+    got = [output if isinstance(output, list) else [output] for output in outputs]
+    require_finite(f"the {format} artifact", reference.names, got)
+    parities = compare(reference.names, reference.outputs, got)
+    pairs = zip(reference.exact, reference.outputs[0], got[0], strict=True)
+    return parities, [(relative_rms(exact, own), relative_rms(exact, new)) for exact, own, new in pairs]
+
+
+def _pass_gate(job: Job, parities: list[Parity], float64: list[tuple[float, float]]) -> None:
+    limits = LIMITS[job.request.precision]
+    gate(parities, limits)
+    gate_float64(float64, limits)
+
+
+def _record(parities: list[Parity], float64: list[tuple[float, float]], reference: Reference) -> dict[str, Any]:
+    return {
+        "batches": list(BATCHES),
+        "image_sizes": [list(size) for size in dict.fromkeys(b.shape[2:] for b in reference.batches)],
+        "outputs": [
+            {**p.to_json(), "float64_error": {"eager": float(f"{own:.3g}"), "artifact": float(f"{new:.3g}")}}
+            for p, (own, new) in zip(parities, float64, strict=True)
+        ],
+    }
+
+
+def _locate(request: Request, artifact: Artifact, reference: Reference, space: Workspace) -> str:
+    """Return a sentence on where an ONNX graph leaves the eager backbone, as far as that can be told."""
+    if artifact.key.format != "onnx":
+        return ""
+    from exporters.diverge import first_diverging_node
+
+    node = first_diverging_node(request, space.staged / artifact.graph.name, reference.names, _example(request))
+    return f" First diverging node: {node}." if node else ""

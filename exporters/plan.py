@@ -1,0 +1,148 @@
+"""What a build would do, and why: pure decisions, no torch."""
+
+import importlib.metadata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from runtime import registry
+from runtime.artifacts import Artifact, Store, file_problem
+from runtime.errors import BackboneError, UnknownModelError
+from runtime.out_indices import OutIndices, label
+from runtime.request import Request
+
+# Raised when the same inputs would now give other files.
+RECIPE = 1
+FORMATS = ("onnx", "torchscript")
+DEFAULT_VARIANTS: tuple[OutIndices, ...] = (None, 1, 4)
+_TOOLS = {
+    "onnx": ("torch", "timm", "onnx", "onnx-ir", "onnxscript"),
+    "torchscript": ("torch", "timm"),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant of one model: what one process builds.
+
+    Attributes:
+        request: The outputs, weights, image size and options to build.
+        formats: `onnx`, `torchscript`.
+        force: Build even what is up to date.
+        threads: CPU threads this job may use; `None` for all.
+        imports: Modules that register further backbones.
+    """
+
+    request: Request
+    formats: tuple[str, ...]
+    force: bool = False
+    threads: int | None = None
+    imports: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Registry name and variant, for people."""
+        return f"{self.request.spec.name} [{label(self.request.canonical)}]"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact of a job: build it or skip it, and why."""
+
+    format: str
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one artifact: `built`, `skipped` or `failed`."""
+
+    model: str
+    variant: str
+    format: str
+    status: str
+    note: str = ""
+    seconds: float = 0.0
+    bytes: int = 0
+    min_cosine: float | None = None
+    max_abs: float | None = None
+    relative_rms: float | None = None
+    detail: str = field(default="", repr=False)
+
+
+def names(patterns: Sequence[str], exclude: Sequence[str], everything: bool) -> list[str]:
+    """Return the registered names asked for, each once, in the order asked.
+
+    Raises:
+        UnknownModelError: A name is not registered, or a glob matches nothing.
+    """
+    found: list[str] = registry.list_models() if everything else []
+    for pattern in patterns:
+        if any(c in pattern for c in "*?["):
+            matches = registry.list_models(pattern)
+            if not matches:
+                raise UnknownModelError(f"{pattern!r} matches no registered backbone. See runtime.list_models().")
+            found += matches
+        else:
+            found.append(registry.find(pattern).name)
+    kept = [n for n in dict.fromkeys(found) if not any(fnmatchcase(n, e) for e in exclude)]
+    if not kept:
+        raise UnknownModelError(f"Nothing is left to build: --exclude {' '.join(exclude)} leaves out every name.")
+    return kept
+
+
+def versions(format: str) -> dict[str, str]:
+    """Return the versions that decide what a build of `format` gives."""
+    found = {name: importlib.metadata.version(name) for name in _TOOLS[format]}
+    return {"recipe": str(RECIPE), **found}
+
+
+def plan(job: Job, store: Store) -> list[Step]:
+    """Return what the job would do for each of its formats.
+
+    Raises:
+        ManifestError: The store's manifest cannot be read.
+    """
+    published = {a.key: a for a in store.read(job.request.spec.name).artifacts}
+    return [_step(job, format, published.get(job.request.key(format)), store) for format in job.formats]
+
+
+def _step(job: Job, format: str, artifact: Artifact | None, store: Store) -> Step:
+    reason = "no artifact" if artifact is None else stale(artifact, job, format, store)
+    if reason:
+        return Step(format, "build", reason)
+    if job.force:
+        return Step(format, "build", "--force")
+    return Step(format, "skip", "up to date")
+
+
+def stale(artifact: Artifact, job: Job, format: str, store: Store) -> str | None:
+    """Return why a published artifact must be built again, or `None`."""
+    folder = store.folder(job.request.spec.name)
+    for file in artifact.files:
+        if problem := file_problem(folder / file.name, file, full=False):
+            return f"damaged: {file.name} {problem}"
+    if changed := _changed(artifact.facts.get("versions", {}), versions(format)):
+        return f"stale: {changed}"
+    declared = str(job.request.spec.source) if job.request.spec.source else None
+    built = artifact.facts.get("source", {}).get("id")
+    return None if built == declared else f"stale: source {built} -> {declared}"
+
+
+def _changed(built: Mapping[str, str], now: Mapping[str, str]) -> str:
+    return ", ".join(
+        f"{tool} {built.get(tool, 'unknown')} -> {now[tool]}" for tool in now if built.get(tool) != now[tool]
+    )
+
+
+def failed(job: Job, formats: Iterable[str], error: BaseException, **facts: Any) -> list[Outcome]:
+    """Return the outcomes of artifacts that failed for one reason."""
+    text = str(error) if isinstance(error, BackboneError) else f"{type(error).__name__}: {error}"
+    return [outcome(job, format, "failed", note=text, **facts) for format in formats]
+
+
+def outcome(job: Job, format: str, status: str, **facts: Any) -> Outcome:
+    """Return an outcome of one of the job's artifacts."""
+    return Outcome(job.request.spec.name, label(job.request.canonical), format, status, **facts)

@@ -1,0 +1,106 @@
+"""Weight data shared by all graphs of a model: each tensor is stored once, by content.
+
+Which tensors exist is read off the published graphs themselves, and their bytes are hashed anew: there is no index that
+could be wrong, and data that was altered on disk is simply not found, so it is written again.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.artifacts import Manifest
+from runtime.backends.torchscript_table import TABLE
+
+# onnxruntime memory-maps external data at page boundaries; what is smaller than a page only needs a cache line.
+PAGE, LINE = 4096, 64
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where a tensor's bytes lie: a file of the model's folder, and the range in it."""
+
+    file: str
+    offset: int
+    length: int
+
+
+class WeightPool:
+    """The tensors already published in `folder`, and those added since, in one new file of `staging`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, staging: Path) -> None:
+        self._staging = staging
+        self._known = {
+            digest: piece
+            for artifact in manifest.artifacts
+            for piece, digest in _hashed(folder, _slices(folder / artifact.graph.name))
+        }
+
+    def find(self, tensor: np.ndarray[Any, Any]) -> Slice | None:
+        """Return where a tensor with these bytes is stored, if it is."""
+        return self._known.get(_digest(tensor))
+
+    def place(self, tensors: Iterable[np.ndarray[Any, Any]]) -> list[Slice]:
+        """Return where each tensor is stored, writing those that are new. One tensor is held in memory at a time."""
+        digests: list[str] = []
+        fresh: dict[str, tuple[int, int]] = {}
+        part = self._staging / "weights.part"
+        with part.open("wb") as file:
+            for tensor in tensors:
+                digest = _digest(tensor)
+                digests.append(digest)
+                if digest not in self._known and digest not in fresh:
+                    file.write(b"\0" * (-file.tell() % (PAGE if tensor.nbytes >= PAGE else LINE)))
+                    fresh[digest] = (file.tell(), tensor.nbytes)
+                    file.write(_bytes(tensor))
+            file.flush()
+            os.fsync(file.fileno())
+        if fresh:
+            name = f"weights.{hashlib.sha256(''.join(fresh).encode()).hexdigest()[:12]}.data"
+            part.replace(self._staging / name)
+            self._known.update({digest: Slice(name, *where) for digest, where in fresh.items()})
+        else:
+            part.unlink()
+        return [self._known[digest] for digest in digests]
+
+
+def _bytes(tensor: np.ndarray[Any, Any]) -> Any:
+    return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
+
+
+def _digest(tensor: np.ndarray[Any, Any]) -> str:
+    return hashlib.sha256(_bytes(tensor)).hexdigest()
+
+
+def _slices(graph: Path) -> Iterator[Slice]:
+    """Return the stored tensors that a published graph reads."""
+    if graph.suffix == ".onnx":
+        yield from _slices_of_onnx(graph)
+    else:
+        with zipfile.ZipFile(graph) as archive:
+            record = next(name for name in archive.namelist() if name.endswith(f"/extra/{TABLE}"))
+            for file, offset, shape, _ in json.loads(archive.read(record)).values():
+                yield Slice(file, offset, 4 * int(np.prod(shape)))
+
+
+def _slices_of_onnx(graph: Path) -> Iterator[Slice]:
+    import onnx
+
+    for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            where = {entry.key: entry.value for entry in tensor.external_data}
+            yield Slice(where["location"], int(where["offset"]), int(where["length"]))
+
+
+def _hashed(folder: Path, slices: Iterable[Slice]) -> Iterator[tuple[Slice, str]]:
+    for piece in dict.fromkeys(slices):
+        path = folder / piece.file
+        if path.is_file() and path.stat().st_size >= piece.offset + piece.length:
+            data = np.memmap(path, mode="r", offset=piece.offset, shape=(piece.length,), dtype=np.uint8)
+            yield piece, _digest(data)

@@ -1,0 +1,160 @@
+"""Writing the store: staged in a sibling folder, published by renames, the manifest last.
+
+Killed at any instant, the store still serves what it served before: readers open only what a manifest lists, and every
+file's name carries the hash of its content, so nothing listed is ever changed. Leftovers are removed by the next build of
+the same model, which holds the model's lock.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from runtime.artifacts import MANIFEST, Artifact, Manifest, Store, StoredFile, sha256_of
+from runtime.errors import StoreError
+
+STAGING = ".staging"
+LOCKS = ".locks"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The published folder of one model and its staging folder, which is a store of its own.
+
+    Attributes:
+        store: What users read.
+        staging: What verification reads; `load_model(artifacts=staging.root)` serves from it.
+        model: Registry name.
+    """
+
+    store: Store
+    staging: Store
+    model: str
+
+    @property
+    def published(self) -> Path:
+        """Folder of the published files."""
+        return self.store.folder(self.model)
+
+    @property
+    def staged(self) -> Path:
+        """Folder of the staged files."""
+        return self.staging.folder(self.model)
+
+    def stage(self, artifacts: list[Artifact]) -> None:
+        """List `artifacts` in the staging manifest; published weight data that they read is made visible there."""
+        for file in {file.name: file for artifact in artifacts for file in artifact.files}.values():
+            if not (self.staged / file.name).exists():
+                _link_or_copy(self.published / file.name, self.staged / file.name)
+        (self.staged / MANIFEST).write_text(Manifest(self.model, tuple(artifacts)).to_text(), encoding="utf-8")
+
+    def publish(self, artifact: Artifact) -> None:
+        """Move the artifact's new files to their place, then list it in the manifest instead of its predecessor."""
+        self.published.mkdir(parents=True, exist_ok=True)
+        for file in artifact.files:
+            if not (self.published / file.name).exists():
+                # A copy of the link stays staged: another format may read the same weight data.
+                _sync(self.staged / file.name)
+                _link_or_copy(self.staged / file.name, self.published / file.name)
+        _sync(self.published)
+        kept = tuple(a for a in self.store.read(self.model).artifacts if a.key != artifact.key)
+        manifest = Manifest(self.model, (*kept, artifact))
+        _replace_text(self.published / MANIFEST, manifest.to_text())
+        remove_unlisted(self.published, manifest)
+
+
+@contextlib.contextmanager
+def workspace(store: Store, model: str) -> Iterator[Workspace]:
+    """Hold the model's lock and give an empty staging folder; both are gone afterwards.
+
+    Raises:
+        StoreError: The folder cannot be written, or the disk is full.
+    """
+    slug = model.replace("/", "--")
+    staging = store.root / STAGING / slug
+    with store_errors(store.root):
+        (store.root / LOCKS).mkdir(parents=True, exist_ok=True)
+        with FileLock(store.root / LOCKS / f"{slug}.lock"):
+            shutil.rmtree(staging, ignore_errors=True)
+            space = Workspace(store, Store(staging), model)
+            space.staged.mkdir(parents=True)
+            if space.published.is_dir():
+                remove_unlisted(space.published, store.read(model))
+            try:
+                yield space
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+                _remove_if_empty(space.published)
+
+
+@contextlib.contextmanager
+def store_errors(root: Path) -> Iterator[None]:
+    """Turn the operating system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        reason = error.strerror or str(error)
+        raise StoreError(
+            f"{root} cannot be written: {reason}{f' ({error.filename})' if error.filename else ''}. What was published before "
+            "is untouched. Free space, mend the permissions, or choose another folder with --artifacts or BACKBONE_ARTIFACTS."
+        ) from error
+
+
+def stored_file(path: Path, known: Manifest) -> StoredFile:
+    """Return the manifest line of a file; a listed file is not read again."""
+    for artifact in known.artifacts:
+        for file in artifact.files:
+            if file.name == path.name:
+                return file
+    return StoredFile(path.name, path.stat().st_size, sha256_of(path))
+
+
+def remove_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Remove the files that no artifact of the manifest lists: replaced ones, and leftovers of a killed build."""
+    listed = {file.name for artifact in manifest.artifacts for file in artifact.files} | {MANIFEST}
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in listed:
+            path.unlink()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second place for the length of a build. Afterwards one is left: onnx refuses files with two links."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # the file system has no hard links
+        part = target.with_name(target.name + ".part")
+        shutil.copyfile(source, part)
+        _sync(part)
+        part.replace(target)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()

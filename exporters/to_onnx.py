@@ -1,0 +1,109 @@
+"""Eager module -> ONNX graph, its weights in the model's shared pool."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from exporters.optimise import optimise
+from exporters.pool import Slice, WeightPool
+from runtime.errors import ExportError
+
+# Opset 18 has LayerNormalization as one operator and runs on every onnxruntime in use; IR 10 likewise.
+OPSET = 18
+# Smaller tensors (shapes, scalars) stay inside the graph.
+INLINE_BYTES = 1024
+
+
+def export(
+    module: nn.Module, example: torch.Tensor, outputs: Sequence[str], patch_size: int | None
+) -> torch.onnx.ONNXProgram:
+    """Return the exported program with a symbolic batch (and, with `patch_size`, symbolic height and width).
+
+    Raises:
+        ExportError: torch could not export the module.
+    """
+    dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    if patch_size is not None:
+        dynamic |= {2: patch_size * torch.export.Dim("h", min=2), 3: patch_size * torch.export.Dim("w", min=2)}
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=(dynamic,),
+                input_names=["images"],
+                output_names=list(outputs),
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+            )
+    except Exception as error:
+        raise ExportError(f"torch.onnx could not export it: {type(error).__name__}: {error}") from error
+    if program is None:
+        raise ExportError("torch.onnx returned nothing.")
+    return program
+
+
+def write(
+    program: torch.onnx.ONNXProgram, pool: WeightPool, path: Path, metadata: dict[str, str], *, dynamic: bool
+) -> list[str]:
+    """Optimise the program, write its graph to `path`, its weights to the pool; return the weight files it reads.
+
+    Raises:
+        ExportError: The graph does not keep what it must (see `exporters.optimise`).
+    """
+    model = program.model
+    optimise(model, dynamic=dynamic)
+    model.metadata_props.update(metadata)
+    values = model.graph.initializers.values()
+    large = [v for v in values if v.const_value is not None and v.const_value.nbytes > INLINE_BYTES]
+    slices = pool.place(_array(value) for value in large)
+    for value, piece in zip(large, slices, strict=True):
+        value.const_value = _stored(value, piece, path.parent)
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    return list(dict.fromkeys(piece.file for piece in slices))
+
+
+def _array(value: ir.Value) -> np.ndarray[Any, Any]:
+    tensor = value.const_value
+    assert tensor is not None
+    return np.asarray(tensor.numpy())
+
+
+def _stored(value: ir.Value, piece: Slice, folder: Path) -> ir.ExternalTensor:
+    tensor = value.const_value
+    assert tensor is not None
+    return ir.ExternalTensor(
+        piece.file,
+        piece.offset,
+        piece.length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape),
+        name=value.name or "",
+        base_dir=folder,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says about itself; what goes wrong is raised."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,188 @@
+"""The gate: an artifact is published only if its numbers are the eager backbone's."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime.errors import VerificationError
+from runtime.facts import HALF, Preprocessing
+from runtime.preprocess import preprocess
+
+Batch = NDArray[np.float32]
+
+# A crop of scikit-image's immunohistochemistry example: colon, DAB and haematoxylin.
+TILE = Path(__file__).with_name("verification_tile.png")
+# Batch sizes the export did not see (it traces with 2).
+BATCHES = (1, 3, 8)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a precision may differ by.
+
+    Attributes:
+        relative_rms: Root mean square of the difference over that of the reference, worst image.
+        cosine: Smallest cosine, per image and per token.
+        float64_ratio: Error against float64, over the eager backbone's own error at the same precision.
+    """
+
+    relative_rms: float
+    cosine: float
+    float64_ratio: float
+
+
+LIMITS = {"fp32": Limits(relative_rms=1e-5, cosine=0.999999, float64_ratio=2.0)}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far one output lies from the reference, over all verification inputs."""
+
+    name: str
+    relative_rms: float
+    min_cosine: float
+    min_token_cosine: float
+    max_abs: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers, rounded to what is meaningful."""
+        return {k: v if isinstance(v, str) else _round(v) for k, v in asdict(self).items()}
+
+
+def _round(value: float) -> float:
+    # Cosines lie so close to 1 that three digits would say nothing.
+    return round(value, 12) if value > 0.5 else float(f"{value:.3g}")
+
+
+def verification_inputs(facts: Preprocessing, sizes: Sequence[tuple[int, int]]) -> list[Batch]:
+    """Return the batches every artifact is tried on: real tissue, noise, a constant, and extremes."""
+    return [_batch(facts, size, count, seed) for size in sizes for seed, count in enumerate(BATCHES)]
+
+
+def _batch(facts: Preprocessing, size: tuple[int, int], count: int, seed: int) -> Batch:
+    rng = np.random.default_rng(seed)
+    shape = (facts.channels, *size)
+    made = [
+        _tile(facts, size, seed),
+        rng.standard_normal(shape, dtype=np.float32),
+        np.full(shape, 0.25, dtype=np.float32),
+        # Pixels far outside the normalised range, as a wrong scaling would give.
+        rng.choice(np.array([-20.0, 20.0], dtype=np.float32), size=shape),
+        *(_tile(facts, size, seed + 1 + i) for i in range(count)),
+    ]
+    return np.ascontiguousarray(np.stack(made[:count]))
+
+
+def _tile(facts: Preprocessing, size: tuple[int, int], position: int) -> Batch:
+    """Return a piece of the bundled tissue image as model input; another piece for each position."""
+    picture = _tissue()
+    step = 24 * position % 120
+    piece = picture.crop((step, step, step + 224, step + 224))
+    neutral = HALF[: facts.channels]
+    normalised = Preprocessing(
+        size=facts.size, channels=facts.channels, mean=facts.mean or neutral, std=facts.std or neutral
+    )
+    tile: Batch = preprocess(piece.resize((size[1], size[0])), normalised, size)[0]
+    return tile
+
+
+@cache
+def _tissue() -> Image.Image:
+    with Image.open(TILE) as picture:
+        return picture.convert("RGB")
+
+
+def compare(names: Sequence[str], reference: list[list[Any]], candidate: list[list[Any]]) -> list[Parity]:
+    """Return the parity of each output over all batches.
+
+    Raises:
+        VerificationError: Number or shapes of the outputs differ, or a value is not finite.
+    """
+    for expected, got in zip(reference, candidate, strict=True):
+        shapes = [tuple(o.shape) for o in expected], [tuple(o.shape) for o in got]
+        if shapes[0] != shapes[1]:
+            raise VerificationError(f"outputs have shapes {shapes[1]}, eager gives {shapes[0]}")
+    return [_parity(name, [b[i] for b in reference], [b[i] for b in candidate]) for i, name in enumerate(names)]
+
+
+def require_finite(who: str, names: Sequence[str], batches: list[list[Any]]) -> None:
+    """Raise if any value is NaN or infinite."""
+    for batch in batches:
+        for name, output in zip(names, batch, strict=True):
+            bad = int(output.size - np.isfinite(output).sum())
+            if bad:
+                raise VerificationError(f"{name} of {who}: {bad} of {output.size} values are not finite")
+
+
+def _parity(name: str, expected: list[Any], got: list[Any]) -> Parity:
+    pairs = zip(expected, got, strict=True)
+    per_batch = [_compare_one(np.asarray(e, np.float64), np.asarray(g, np.float64)) for e, g in pairs]
+    relative, cosine, token, absolute = zip(*per_batch, strict=True)
+    return Parity(name, float(np.max(relative)), float(np.min(cosine)), float(np.min(token)), float(np.max(absolute)))
+
+
+def _compare_one(expected: NDArray[np.float64], got: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    flat = expected.reshape(len(expected), -1), got.reshape(len(got), -1)
+    difference = flat[1] - flat[0]
+    relative = np.sqrt((difference**2).mean(1)) / np.sqrt((flat[0] ** 2).mean(1))
+    tokens = (
+        _tokens(expected) if expected.ndim == 4 else flat[0],
+        _tokens(got) if got.ndim == 4 else flat[1],
+    )
+    return float(relative.max()), _min_cosine(*flat), _min_cosine(*tokens), float(np.abs(difference).max())
+
+
+def _tokens(maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    return maps.transpose(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def _min_cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(1) / norms).min())
+
+
+def gate(parities: Sequence[Parity], limits: Limits) -> None:
+    """Raise unless every output keeps the limits. Written so that NaN fails.
+
+    Raises:
+        VerificationError: Naming each output that does not.
+    """
+    problems = []
+    for parity in parities:
+        if not parity.relative_rms <= limits.relative_rms:
+            problems.append(f"{parity.name}: relative RMS {parity.relative_rms:.3g} > {limits.relative_rms:g}")
+        cosine = min(parity.min_cosine, parity.min_token_cosine)
+        if not cosine >= limits.cosine:
+            problems.append(f"{parity.name}: min cosine {cosine:.7f} < {limits.cosine}")
+    if problems:
+        raise VerificationError("; ".join(problems))
+
+
+def gate_float64(errors: Sequence[tuple[float, float]], limits: Limits) -> None:
+    """Raise unless the artifact's error against float64 is of the size of the eager backbone's own.
+
+    Args:
+        errors: Per output: eager's relative RMS error against float64, and the artifact's.
+        limits: Of the precision.
+
+    Raises:
+        VerificationError: It is larger than the limit times eager's.
+    """
+    for own, got in errors:
+        if not got <= limits.float64_ratio * own:
+            raise VerificationError(
+                f"relative RMS error against float64 is {got:.3g}, eager's own is {own:.3g}: "
+                f"more than {limits.float64_ratio:g} times as large"
+            )
+
+
+def relative_rms(reference: NDArray[Any], other: NDArray[Any]) -> float:
+    """Return the RMS of the difference over the RMS of the reference."""
+    exact = np.asarray(reference, np.float64)
+    return float(np.sqrt(((np.asarray(other, np.float64) - exact) ** 2).mean() / (exact**2).mean()))
