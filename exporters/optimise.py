@@ -58,8 +58,8 @@ def ensure_symbolic_batch(model: ir.Model) -> None:
     for value in [*model.graph.inputs, *model.graph.outputs]:
         if value.shape is None or not len(value.shape) or isinstance(value.shape[0], int):
             raise ExportError(
-                f"{value.name} has shape {value.shape}: its batch dimension became static. The module decides something "
-                "by the batch size; write it so that any batch works."
+                f"{value.name} has shape {value.shape}: its batch dimension became static. The module decides "
+                "something by the batch size; write it so that any batch works."
             )
 
 

@@ -1,8 +1,8 @@
 """Writing the store: staged in a sibling folder, published by renames, the manifest last.
 
-Killed at any instant, the store still serves what it served before: readers open only what a manifest lists, and every
-file's name carries the hash of its content, so nothing listed is ever changed. Leftovers are removed by the next build of
-the same model, which holds the model's lock.
+Killed at any instant, the store still serves what it served before: readers open only what a manifest lists, and
+every file's name carries the hash of its content, so nothing listed is ever changed. Leftovers are removed by the next
+build of the same model, which holds the model's lock.
 """
 
 import contextlib
@@ -100,9 +100,10 @@ def store_errors(root: Path) -> Iterator[None]:
         if isinstance(error, StoreError):
             raise
         reason = error.strerror or str(error)
+        where = f" ({error.filename})" if error.filename else ""
         raise StoreError(
-            f"{root} cannot be written: {reason}{f' ({error.filename})' if error.filename else ''}. What was published before "
-            "is untouched. Free space, mend the permissions, or choose another folder with --artifacts or BACKBONE_ARTIFACTS."
+            f"{root} cannot be written: {reason}{where}. What was published before is untouched. Free space, mend the "
+            "permissions, or choose another folder with --artifacts or BACKBONE_ARTIFACTS."
         ) from error
 
 
@@ -124,7 +125,7 @@ def remove_unlisted(folder: Path, manifest: Manifest) -> None:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second place for the length of a build. Afterwards one is left: onnx refuses files with two links."""
+    """Give a file a second place for the length of a build; afterwards one is left, for onnx refuses hard links."""
     try:
         os.link(source, target)
     except FileExistsError:

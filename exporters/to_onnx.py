@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -87,7 +87,7 @@ def _stored(value: ir.Value, piece: Slice, folder: Path) -> ir.ExternalTensor:
         piece.offset,
         piece.length,
         tensor.dtype,
-        shape=ir.Shape(tensor.shape),
+        shape=cast(ir.Shape, tensor.shape),
         name=value.name or "",
         base_dir=folder,
     )

@@ -257,7 +257,10 @@ def sha256_of(path: Path) -> str:
 
 
 def default_root() -> Path:
-    """Return the store used when none is named: BACKBONE_ARTIFACTS, the checkout's artifacts/, or the user's data folder."""
+    """Return the store used when none is named.
+
+    The environment variable BACKBONE_ARTIFACTS, else artifacts/ of the checkout, else the user's data folder.
+    """
     if os.environ.get(ENVIRONMENT_VARIABLE):
         return Path(os.environ[ENVIRONMENT_VARIABLE]).expanduser()
     checkout = Path(__file__).resolve().parent.parent

@@ -93,7 +93,8 @@ class Backbone:
             size = self._request.size
             sides = f"multiples of {self._request.spec.patch_size}" if size == "dynamic" else f"{size[0]}, {size[1]}"
             raise InputError(
-                f"{self.name} takes float32 [B, {channels}, H, W] with H, W = {sides}; got {dtype} {list(shape)}: {problem}"
+                f"{self.name} takes float32 [B, {channels}, H, W] with H, W = {sides}; "
+                f"got {dtype} {list(shape)}: {problem}"
             )
 
     def _problem(self, dtype: str, shape: tuple[int, ...]) -> str | None:

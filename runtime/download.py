@@ -60,8 +60,8 @@ def _download_from_hub(source: HubFile, model_name: str, gated: bool) -> Path:
             raise WeightsError(f"{asked}, which the hub does not show to you: {hint}: {page}.") from error
         except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
             raise WeightsError(
-                f"{asked}, which is not in the cache, and the hub cannot be reached (offline, or HF_HUB_OFFLINE is set). "
-                f"Run `hf download {source.repo}` where there is a network, or build with --weights random."
+                f"{asked}, which is not in the cache, and the hub cannot be reached (no network, or HF_HUB_OFFLINE is "
+                f"set). Run `hf download {source.repo}` where there is a network, or build with --weights random."
             ) from error
         except EntryNotFoundError:
             tried.append(filename)

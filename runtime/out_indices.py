@@ -50,8 +50,8 @@ def _blocks(indices: Sequence[int], depth: int | None) -> tuple[int, ...]:
     wrong = [i for i in indices if not -depth <= i < depth]
     if wrong:
         raise OutIndicesError(
-            f"out_indices={tuple(indices)}: {', '.join(map(str, wrong))} out of range. The backbone has {depth} blocks: "
-            f"0 to {depth - 1}, or -{depth} to -1."
+            f"out_indices={tuple(indices)}: {', '.join(map(str, wrong))} out of range. The backbone has {depth} "
+            f"blocks: 0 to {depth - 1}, or -{depth} to -1."
         )
     return tuple(sorted({i if i < 0 else i - depth for i in indices}))
 

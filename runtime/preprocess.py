@@ -52,10 +52,8 @@ def _each(images: Any) -> Iterable[Any]:
 
 def _one(image: Any, facts: Preprocessing, size: tuple[int, int]) -> NDArray[np.float32]:
     picture = _picture(image).convert("RGB" if facts.channels == 3 else "L")
-    if facts.resize is None:
-        shorter = max(size)
-    else:  # keep the publisher's ratio of resize to crop at other sizes
-        shorter = round(facts.resize * max(size) / facts.size)
+    # At other sizes the publisher's ratio of resize to crop is kept.
+    shorter = round((facts.resize or facts.size) * max(size) / facts.size)
     cropped = _crop(_resize(picture, shorter, FILTERS[facts.interpolation]), size)
     pixels = np.asarray(cropped, dtype=np.float32).reshape(*size, facts.channels) / 255
     mean, std = (np.asarray(v, dtype=np.float32) for v in (facts.mean, facts.std))
@@ -81,10 +79,7 @@ def _resize(picture: Image.Image, shorter: int, resample: Image.Resampling) -> I
     if min(width, height) == shorter:
         return picture
     # The longer side is cut to an integer as torchvision does.
-    if width <= height:
-        target = (shorter, int(shorter * height / width))
-    else:
-        target = (int(shorter * width / height), shorter)
+    target = (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)
     return picture.resize(target, resample)
 
 

@@ -101,7 +101,8 @@ def read_checkpoint(path: Path) -> Tensors:
         except Exception as error:
             raise WeightsError(
                 f"{path.name} is not a checkpoint that can be read safely ({type(error).__name__}: "
-                f"{str(error).splitlines()[0]}). Only tensors are loaded, never code: ask its publisher for a safetensors file."
+                f"{str(error).splitlines()[0]}). Only tensors are loaded, never code: "
+                "ask its publisher for a safetensors file."
             ) from error
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path.name} holds a {type(loaded).__name__}, not a state dict of tensors.")

@@ -1,7 +1,7 @@
 """Bioptimus: H-optimus-0, H-optimus-1, H0-mini (model cards under huggingface.co/bioptimus).
 
-The hub's configuration of H-optimus states no crop: timm's default (resize to 256, crop 224) is declared here, as timm's
-own transform would do. H0-mini's architecture is inferred from its card's token shape and its parameter count.
+The hub's configuration of H-optimus states no crop: timm's default (resize to 256, crop 224) is declared here, as
+timm's own transform would do. H0-mini's architecture is inferred from its card's token shape and parameter count.
 """
 
 from typing import Any

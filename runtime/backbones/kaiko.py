@@ -55,5 +55,8 @@ def kaiko_vitb8(weights: Any, out_indices: Any = None, image_size: Any = 224) ->
 
 @register_model("pathology/kaiko_vitl14", **_facts("vitl14", depth=24, patch_size=14))
 def kaiko_vitl14(weights: Any, out_indices: Any = None, image_size: Any = 224) -> Any:
-    """ViT-L/14 with 4 registers: [B, 1024]. Trained at 518 pixels; its position embedding is resampled to the size used."""
+    """ViT-L/14 with 4 registers: [B, 1024].
+
+    Trained at 518 pixels; the position embedding is resampled to the size used.
+    """
     return timm_vit("vit_large_patch14_reg4_dinov2", weights, out_indices, image_size)

@@ -24,7 +24,7 @@ PREPROCESSING = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 def paige_virchow(
     weights: Any, out_indices: Any = None, image_size: Any = 224, include_patch_tokens: bool = False
 ) -> Any:
-    """Virchow, ViT-H/14 without registers: CLS [B, 1280]; with `include_patch_tokens` CLS and mean patch token [B, 2560]."""
+    """Virchow, ViT-H/14: CLS [B, 1280]; with `include_patch_tokens` CLS and mean patch token [B, 2560]."""
     return _virchow(weights, out_indices, image_size, include_patch_tokens)
 
 
@@ -41,7 +41,7 @@ def paige_virchow(
 def paige_virchow2(
     weights: Any, out_indices: Any = None, image_size: Any = 224, include_patch_tokens: bool = False
 ) -> Any:
-    """Virchow2, ViT-H/14 with 4 registers: CLS [B, 1280]; with `include_patch_tokens` CLS and mean patch token [B, 2560].
+    """Virchow2, ViT-H/14 with 4 registers: CLS [B, 1280]; with `include_patch_tokens` CLS and mean token [B, 2560].
 
     The registers are left out of that mean, as the authors do; eva 0.4.5 averages them in.
     """
