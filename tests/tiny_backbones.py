@@ -1,0 +1,99 @@
+"""Small backbones for tests: real timm Vision Transformers, a second to export. `--import tiny_backbones` registers them."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from runtime.backbones.timm_vit import timm_vit
+from runtime.facts import HALF, LibraryInit, Preprocessing, Url
+from runtime.registry import register_model
+
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "init_values": 1e-5}
+FACTS: dict[str, Any] = {
+    "preprocessing": Preprocessing(size=32, mean=HALF, std=HALF),
+    "source": Url("http://127.0.0.1:9/tiny.pth"),
+    "depth": 3,
+    "patch_size": 8,
+    "licence": "Apache-2.0",
+}
+
+
+@register_model("test/tiny_vit", **FACTS)
+def tiny_vit(weights: Any, out_indices: Any = None, image_size: Any = 32) -> Any:
+    """A ViT of 3 blocks with LayerScale and a register token."""
+    return timm_vit("vit_tiny_patch16_224", weights, out_indices, image_size, reg_tokens=1, **TINY)
+
+
+@register_model("test/tiny_tokens", **FACTS)
+def tiny_tokens(weights: Any, out_indices: Any = None, image_size: Any = 32, include_patch_tokens: bool = False) -> Any:
+    """The same without pooling: its CLS token, with the mean patch token on request."""
+    return timm_vit(
+        "vit_tiny_patch16_224",
+        weights,
+        out_indices,
+        image_size,
+        include_patch_tokens=include_patch_tokens,
+        reg_tokens=1,
+        global_pool="",
+        **TINY,
+    )
+
+
+@register_model("test/tiny_initial", **(FACTS | {"source": LibraryInit(seed=3)}))
+def tiny_initial(weights: Any, out_indices: Any = None, image_size: Any = 32) -> Any:
+    """Random by nature."""
+    return timm_vit("vit_tiny_patch16_224", weights, out_indices, image_size, **TINY)
+
+
+class Own(nn.Module):
+    """A user's own module: no facts, no weights parameter, embedding only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 8, stride=8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.stem(images).mean((2, 3)))
+
+
+@register_model("test/own", preprocessing=Preprocessing(size=32))
+def own() -> nn.Module:
+    """What a user would register."""
+    torch.manual_seed(0)
+    return Own()
+
+
+@register_model("test/nan", preprocessing=Preprocessing(size=32))
+def with_nan() -> nn.Module:
+    """Weights with a NaN in them."""
+    module = Own()
+    with torch.no_grad():
+        module.head.bias[0] = float("nan")
+    return module
+
+
+@register_model("test/not_a_module")
+def not_a_module() -> Any:
+    """A builder that returns something else."""
+    return [1, 2, 3]
+
+
+@register_model("test/crash", preprocessing=Preprocessing(size=32))
+def crash() -> nn.Module:
+    """A builder that takes its process down, as the kernel does when memory runs out."""
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+@register_model("test/slow", preprocessing=Preprocessing(size=32))
+def slow() -> nn.Module:
+    """A builder that does not come to an end."""
+    import time
+
+    time.sleep(600)
+    raise AssertionError("unreachable")
