@@ -11,7 +11,6 @@ import numpy as np
 from runtime.artifacts import Artifact
 from runtime.backends import Session
 from runtime.errors import ClosedError, InputError, OptionError
-from runtime.preprocess import preprocess
 from runtime.request import Request
 
 
@@ -122,6 +121,8 @@ class Backbone:
         Raises:
             InputError: Not such images, or the publisher declares no normalisation.
         """
+        from runtime.preprocess import preprocess  # Pillow is not needed to serve
+
         size = self._request.size
         return preprocess(images, self._request.spec.preprocessing, None if isinstance(size, str) else size)
 

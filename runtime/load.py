@@ -162,10 +162,9 @@ def serve(request: Request) -> Backbone:
     obstacles = _obstacles(request)
     selection = select(request, manifest, obstacles)
     if selection is None:
-        reasons = [
-            obstacles[b] if b in obstacles else missing(request, manifest, b) for b in PREFERENCE[request.backend]
-        ]
-        error = ArtifactNotFoundError if request.backend != "eager" else DependencyError
+        candidates = PREFERENCE[request.backend]
+        reasons = [obstacles[b] if b in obstacles else missing(request, manifest, b) for b in candidates]
+        error = DependencyError if set(candidates) <= set(obstacles) else ArtifactNotFoundError
         raise error(" ".join(reasons))
     fallback = " ".join(selection.rejected) or None
     if selection.backend == "eager" and fallback:
@@ -197,7 +196,8 @@ def _obstacles(request: Request) -> dict[str, str]:
     if not installed("torch"):
         hint = "torch is not installed: pip install 'backbone-runtime[eager]'."
         obstacles["torchscript"] = f"backend='torchscript': {hint}"
-        obstacles["eager"] = f"Eager torch cannot serve it either: {hint}" if request.backend != "eager" else hint
+        refusal = "backend='eager':" if request.backend == "eager" else "Eager torch cannot serve it either:"
+        obstacles["eager"] = f"{refusal} {hint}"
     elif not installed("timm") and request.spec.build.__module__.startswith("runtime.backbones."):
         obstacles["eager"] = (
             "Eager torch cannot serve it: timm is not installed: pip install 'backbone-runtime[eager]'."

@@ -50,6 +50,13 @@ def installed(package: str) -> bool:
 
 def onnxruntime_distributions() -> tuple[str, ...]:
     """Return the installed wheels that provide onnxruntime, such as `("onnxruntime-gpu",)`."""
-    names = {d.metadata["Name"] for d in importlib.metadata.distributions() if d.metadata["Name"]}
     known = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
-    return tuple(name for name in known if name in {n.lower().replace("_", "-") for n in names})
+    return tuple(name for name in known if _has_distribution(name))
+
+
+def _has_distribution(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -3,9 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
-
+from runtime.errors import DependencyError
 from runtime.load import load_model
+
+try:
+    from torch import Tensor, nn
+except ImportError as error:
+    raise DependencyError(
+        "ModelFromRegistry is a torch.nn.Module, and torch is not installed: pip install 'backbone-runtime[eager]'. "
+        "load_model serves ONNX artifacts without it."
+    ) from error
 
 
 class ModelFromRegistry(nn.Module):

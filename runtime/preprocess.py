@@ -51,7 +51,7 @@ def _each(images: Any) -> Iterable[Any]:
 
 
 def _one(image: Any, facts: Preprocessing, size: tuple[int, int]) -> NDArray[np.float32]:
-    picture = _picture(image).convert("RGB" if facts.channels == 3 else "L")
+    picture = _checked(_picture(image)).convert("RGB" if facts.channels == 3 else "L")
     # At other sizes the publisher's ratio of resize to crop is kept.
     shorter = round((facts.resize or facts.size) * max(size) / facts.size)
     cropped = _crop(_resize(picture, shorter, FILTERS[facts.interpolation]), size)
@@ -72,6 +72,16 @@ def _picture(image: Any) -> Image.Image:
         f"preprocess() takes Pillow images or uint8 arrays [H, W, 3] or [H, W], not a {what}. "
         "Model input that is already normalised goes to the model itself."
     )
+
+
+def _checked(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith(("I", "F")):  # Pillow would clip these to 8 bits: nearly everything to white
+        raise InputError(
+            f"preprocess() takes 8-bit pictures, not one of mode {picture.mode!r}; scale its values to 0 to 255 first."
+        )
+    if 0 in picture.size:
+        raise InputError(f"preprocess() got a picture {picture.width} pixels wide, {picture.height} pixels high.")
+    return picture
 
 
 def _resize(picture: Image.Image, shorter: int, resample: Image.Resampling) -> Image.Image:

@@ -60,7 +60,7 @@ class BackboneSpec:
 _specs: dict[str, BackboneSpec] = {}
 _aliases: dict[str, str] = {}
 _lock = threading.RLock()
-_loaded = False
+_plugins_loaded = False
 
 
 def register_model(name: str, **facts: Any) -> Callable[[Builder], Builder]:
@@ -110,11 +110,17 @@ def find(name: str) -> BackboneSpec:
     Raises:
         UnknownModelError: With the nearest names.
     """
-    _load_all()
-    spec = _specs.get(_aliases.get(name, name))
+    _load_builtin()
+    if (spec := _lookup(name)) is None:
+        _load_plugins()  # only now: looking through every installed package takes time
+        spec = _lookup(name)
     if spec is None:
         raise UnknownModelError(_unknown(name))
     return spec
+
+
+def _lookup(name: str) -> BackboneSpec | None:
+    return _specs.get(_aliases.get(name, name))
 
 
 def _unknown(name: str) -> str:
@@ -129,20 +135,23 @@ def _unknown(name: str) -> str:
 
 def list_models(pattern: str | Iterable[str] = "*") -> list[str]:
     """Return the registered names that match a glob such as `pathology/*` (or any of several), sorted."""
-    _load_all()
+    _load_builtin()
+    _load_plugins()
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     return sorted(name for name in _specs if any(fnmatch.fnmatchcase(name, p) for p in patterns))
 
 
-def _load_all() -> None:
-    """Register the built-in backbones and those of installed plugins, once."""
-    global _loaded
-    with _lock:
-        if _loaded:
-            return
-        _loaded = True
-        import runtime.backbones  # noqa: F401  (registers on import)
+def _load_builtin() -> None:
+    import runtime.backbones  # noqa: F401  (registers on import)
 
+
+def _load_plugins() -> None:
+    """Register the backbones of installed packages, once."""
+    global _plugins_loaded
+    with _lock:
+        if _plugins_loaded:
+            return
+        _plugins_loaded = True
         for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
             _load_plugin(entry)
 

@@ -1,6 +1,8 @@
 """What a caller of load_model asked for, checked once and carried whole. Standard library only."""
 
+import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 from runtime.artifacts import ArtifactKey
 from runtime.errors import OptionError
 from runtime.facts import LibraryInit
-from runtime.out_indices import Canonical, OutIndices, canonical
+from runtime.out_indices import Canonical, OutIndices, canonical, flag
 from runtime.registry import INJECTED, BackboneSpec
 
 BACKENDS = ("auto", "onnx", "torchscript", "eager")
@@ -109,6 +111,24 @@ class Request:
             options=tuple(sorted(self.options.items())),
             weights=self.weights_key,
         )
+
+
+def build_command(request: Request, format: str) -> str:
+    """Return the shell command that builds the artifact which answers `request` in `format`."""
+    command = ["python", "-m", "exporters.build", request.spec.name, f"--format={format}", flag(request.canonical)]
+    if request.weights_key.startswith("random"):
+        command += ["--weights=random", f"--seed={request.seed}"]
+    if request.image_size is not None:
+        size = request.size
+        command.append(f"--image-size={size if isinstance(size, str) else 'x'.join(map(str, size))}")
+    for name, value in request.options.items():
+        command.append(f"--option={name}={value if isinstance(value, str) else json.dumps(value)}")
+    module = request.spec.build.__module__
+    if module != "__main__" and not module.startswith("runtime.backbones."):
+        command.append(f"--import={module}")
+    if request.artifacts is not None:
+        command.append(f"--artifacts={request.artifacts}")
+    return shlex.join(command)
 
 
 OPTION_NAMES = tuple(n for n in Request.__dataclass_fields__ if n not in ("spec", "options"))

@@ -1,0 +1,63 @@
+"""What building costs: disk for a further variant, memory for a giant."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.figure import Figure
+
+GIANT = "pathology/bioptimus_h_optimus_0"
+
+
+def further_variant(model: str, artifacts: str) -> Figure:
+    """Return how much the model's folder grows, in both formats, when a variant is built by a later process."""
+    folder = Path(artifacts) / model
+    run_build(model, artifacts, "--out-indices=none")
+    before = _size(folder)
+    run_build(model, artifacts, "--out-indices=4")
+    added = _size(folder) - before
+    return Figure(
+        name="ViT-B/16, a further out_indices variant",
+        goal="adds less than 2% to the model's folder",
+        reached=added < 0.02 * before,
+        measured=f"{100 * added / before:.2f}% ({added / 1e6:.2f} MB on {before / 1e6:.1f} MB), both formats together",
+        data={"model": model, "bytes_before": before, "bytes_added": added},
+    )
+
+
+def giant(artifacts: str) -> Figure:
+    """Return the peak memory of building and verifying a backbone of 1.1 billion parameters in both formats."""
+    peak = run_build(GIANT, artifacts, "--out-indices=none", "--force")
+    weights = _weights(Path(artifacts) / GIANT)
+    return Figure(
+        name=f"{GIANT}, random weights, built and verified",
+        goal="peak memory at most 2.5 times its fp32 weights, within 24 GB",
+        reached=peak <= 2.5 * weights and peak <= 24e9,
+        measured=f"{peak / weights:.2f} times ({peak / 1e9:.1f} GB for {weights / 1e9:.2f} GB of weights)",
+        data={"model": GIANT, "peak_bytes": peak, "weight_bytes": weights},
+    )
+
+
+def run_build(model: str, artifacts: str, *options: str) -> int:
+    """Build with random weights; return the peak resident bytes of the largest process.
+
+    Raises:
+        RuntimeError: The build failed.
+    """
+    command = [sys.executable, "-m", "exporters.build", model, "--weights=random", f"--artifacts={artifacts}", *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    # The usage of a waited-for child includes the largest of its own children, which did the work.
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode}")
+    return usage.ru_maxrss * 1024
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _weights(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("weights.*.data"))
