@@ -8,13 +8,17 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-from exporters import display, plan, workers
+from exporters import plan, workers
 from exporters.plan import DEFAULT_VARIANTS, FORMATS, Job, Outcome
 from runtime import registry
 from runtime.artifacts import open_store
 from runtime.errors import BackboneError, OptionError, OutIndicesError
+from runtime.machine import installed
 from runtime.out_indices import OutIndices
 from runtime.request import Request, make_request
+
+# What the extra `export` installs; which onnxruntime verifies (gpu or cpu) is the user's choice.
+NEEDED = ("torch", "timm", "safetensors", "onnx", "onnx_ir", "onnxscript", "filelock", "rich")
 
 EPILOG = """examples:
   python -m exporters.build pathology/kaiko_vits16                    # the published weights
@@ -22,11 +26,14 @@ EPILOG = """examples:
   python -m exporters.build --all --weights random --exclude "*gigapath*" --dry-run
 
 exit status: 0 everything asked for is published and verified, 1 something failed (the rest is published),
-2 wrong usage or a name that matches nothing, 130 interrupted (run it again to go on)."""
+2 wrong usage, a missing package or a name that matches nothing, 130 interrupted (run it again to go on)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    if missing := [package for package in NEEDED if not installed(package)]:
+        print(f"error: building needs {', '.join(missing)}: pip install 'backbone-runtime[export]'", file=sys.stderr)
+        return 2
     parser = _parser()
     options = parser.parse_args(_join_negative(sys.argv[1:] if arguments is None else list(arguments)))
     if bool(options.names) == options.all:
@@ -169,6 +176,8 @@ def _request(name: str, out_indices: OutIndices, options: argparse.Namespace) ->
 
 
 def _dry_run(jobs: list[Job], options: argparse.Namespace) -> int:
+    from exporters import display
+
     planned = [(job, step) for job in jobs for step in plan.plan(job, open_store(options.artifacts))]
     if options.json:
         for job, step in planned:
@@ -194,6 +203,8 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _observer(total: int) -> Iterator[workers.Observer]:
+    from exporters import display
+
     out = display.console(stderr=True)
     if not out.is_terminal:
         yield display.PlainProgress(out, total)
@@ -203,6 +214,8 @@ def _observer(total: int) -> Iterator[workers.Observer]:
 
 
 def _report(outcomes: list[Outcome], as_json: bool) -> None:
+    from exporters import display
+
     if as_json:
         for outcome in outcomes:
             print(display.as_json(outcome))

@@ -2,27 +2,24 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from exporters import plan
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
 from exporters.publish import Workspace, stored_file, workspace
+from exporters.reference import Reference, example, make_reference
 from exporters.verify import (
     BATCHES,
     LIMITS,
-    Batch,
     Parity,
     compare,
     gate,
     gate_float64,
     relative_rms,
     require_finite,
-    verification_inputs,
 )
 from runtime import eager
 from runtime.artifacts import Artifact, Manifest, StoredFile, TensorInfo, open_store, sha256_of
@@ -72,63 +69,6 @@ def _build(job: Job, formats: list[str], space: Workspace, report: Report) -> li
     return outcomes + [_verify_and_publish(job, a, reference, space, report, started) for a in staged]
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What eager torch gives for the verification inputs.
-
-    Attributes:
-        names: Output names, in order.
-        batches: The inputs.
-        outputs: Per batch, per output.
-        exact: The first batch's outputs in float64.
-    """
-
-    names: tuple[str, ...]
-    batches: list[Batch]
-    outputs: list[list[Any]]
-    exact: list[Any]
-
-
-def make_reference(request: Request, model: eager.EagerModel) -> Reference:
-    """Return the eager backbone's outputs, and float64's for the first batch.
-
-    Raises:
-        VerificationError: Eager itself gives values that are not finite.
-    """
-    import torch
-
-    from exporters.float64 import run_in_float64
-    from runtime.backends.eager import TorchSession
-
-    session = TorchSession(model.module, "cpu", "reference")  # what load_model(backend="eager") serves from
-    batches = verification_inputs(request.spec.preprocessing, _sizes(request))
-    outputs = [[o.numpy() for o in session.run(torch.from_numpy(b))] for b in batches]
-    names = ("embedding",) if request.out_indices is None else tuple(f"map_{i}" for i in range(len(outputs[0])))
-    require_finite("the eager backbone itself", names, outputs)
-    exact = [o.numpy() for o in run_in_float64(model.module, torch.from_numpy(batches[0]))]
-    return Reference(names, batches, outputs, exact)
-
-
-def _sizes(request: Request) -> list[tuple[int, int]]:
-    if not isinstance(request.size, str):
-        return [request.size]
-    # Dynamic: the declared size, and two that the export does not see and that are not square.
-    patch = request.spec.patch_size
-    side = round(request.spec.preprocessing.size / patch) * patch
-    return [(side, side), (side - 2 * patch, side + 3 * patch), (side + patch, side - patch)]
-
-
-def _example(request: Request) -> Any:
-    """Return the batch an export traces with: two images, for a batch of one would be taken for a constant."""
-    import torch
-
-    height, width = _sizes(request)[0]
-    if request.size == "dynamic":
-        width += request.spec.patch_size  # height and width must not look like the same dimension
-    shape = (2, request.spec.preprocessing.channels, height, width)
-    return torch.from_numpy(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
-
-
 def _export(
     request: Request,
     format: str,
@@ -170,11 +110,11 @@ def write_graph(
     if format == "torchscript":
         from exporters import to_torchscript
 
-        return to_torchscript.write(to_torchscript.export(module, _example(request)), pool, path)
+        return to_torchscript.write(to_torchscript.export(module, example(request)), pool, path)
     from exporters import to_onnx
 
     dynamic = request.size == "dynamic"
-    program = to_onnx.export(module, _example(request), names, request.spec.patch_size if dynamic else None)
+    program = to_onnx.export(module, example(request), names, request.spec.patch_size if dynamic else None)
     metadata = {
         "model": request.spec.name,
         "artifact": request.key(format).describe(),
@@ -284,5 +224,5 @@ def _locate(request: Request, artifact: Artifact, reference: Reference, space: W
         return ""
     from exporters.diverge import first_diverging_node
 
-    node = first_diverging_node(request, space.staged / artifact.graph.name, reference.names, _example(request))
+    node = first_diverging_node(request, space.staged / artifact.graph.name, reference.names, example(request))
     return f" First diverging node: {node}." if node else ""

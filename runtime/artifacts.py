@@ -133,6 +133,8 @@ class Artifact:
     def from_json(cls, data: Mapping[str, Any]) -> "Artifact":
         """Return the artifact of a manifest entry."""
         known = ("key", "files", "inputs", "outputs")
+        if not data["files"]:
+            raise ManifestError("lists an artifact without files")
         return cls(
             key=ArtifactKey.from_json(data["key"]),
             files=tuple(StoredFile(_plain_name(f["name"]), int(f["bytes"]), str(f["sha256"])) for f in data["files"]),
@@ -143,7 +145,7 @@ class Artifact:
 
 
 def _plain_name(name: object) -> str:
-    if not isinstance(name, str) or not name or name != Path(name).name or name in (".", "..") or "\\" in name:
+    if not isinstance(name, str) or name != Path(name).name or name in ("", "..") or set(name) & set("\\\0"):
         raise ManifestError(f"lists {name!r}, which is not a plain file name inside the model's folder")
     return name
 
@@ -174,7 +176,8 @@ class Manifest:
             if version > SCHEMA_VERSION:
                 raise ManifestError(
                     f"{path} has schema version {version}, this release reads up to {SCHEMA_VERSION}. "
-                    "It was written by a newer release: pip install --upgrade backbone-runtime."
+                    "It was written by a newer release: pip install --upgrade backbone-runtime, or build with this one "
+                    "into another folder: python -m exporters.build NAME --artifacts=FOLDER."
                 )
             return cls(str(data["model"]), tuple(Artifact.from_json(entry) for entry in data["artifacts"]))
         except ManifestError as error:
@@ -214,7 +217,10 @@ class Store:
             return Manifest(model)
         except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(f"{path} cannot be read: {error}. {_rebuild(path)}") from error
-        return Manifest.from_text(text, path)
+        manifest = Manifest.from_text(text, path)
+        if manifest.model != model:
+            raise ManifestError(f"{path} is the manifest of {manifest.model!r}, not of {model!r}. {_rebuild(path)}")
+        return manifest
 
     def check(self, model: str, artifact: Artifact, *, full: bool = False) -> list[Path]:
         """Return the artifact's files, graph first, after comparing their sizes (`full`: their SHA-256 too).
@@ -228,10 +234,7 @@ class Store:
         path = self.folder(model) / file.name
         problem = file_problem(path, file, full)
         if problem:
-            raise ArtifactCorruptError(
-                f"{path} {problem}. Build it again: python -m exporters.build {model} --force"
-                + ("" if self.root == default_root() else f" --artifacts {self.root}")
-            )
+            raise ArtifactCorruptError(f"{path} {problem}.")
         return path
 
 
@@ -239,14 +242,16 @@ def file_problem(path: Path, file: StoredFile, full: bool) -> str | None:
     """Return what is wrong with a listed file, or `None`."""
     try:
         status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            return "is not a plain file (links and folders are refused)"
+        if status.st_size != file.bytes:
+            return f"has {status.st_size} bytes, the manifest says {file.bytes}"
+        if full and sha256_of(path) != file.sha256:
+            return "has another SHA-256 than the manifest says: it was altered or the disk is failing"
     except (FileNotFoundError, NotADirectoryError):
         return "is missing, though the manifest lists it"
-    if not stat.S_ISREG(status.st_mode):
-        return "is not a plain file (links and folders are refused)"
-    if status.st_size != file.bytes:
-        return f"has {status.st_size} bytes, the manifest says {file.bytes}"
-    if full and sha256_of(path) != file.sha256:
-        return "has another SHA-256 than the manifest says: it was altered or the disk is failing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     return None
 
 

@@ -17,9 +17,9 @@ from runtime.errors import (
     DependencyError,
 )
 from runtime.machine import installed, onnxruntime_distributions
-from runtime.out_indices import OutIndices, flag
+from runtime.out_indices import OutIndices
 from runtime.providers import check_installation
-from runtime.request import Request, make_request
+from runtime.request import Request, build_command, make_request
 
 PREFERENCE = {
     "auto": ("onnx", "torchscript", "eager"),
@@ -139,18 +139,9 @@ def missing(request: Request, manifest: Manifest, format: str) -> str:
     """Return the sentence that says what is not built, what is, and how to build it."""
     built = "; ".join(a.key.describe() for a in manifest.artifacts if a.key.format == format)
     where = open_store(request.artifacts).root
-    command = ["python -m exporters.build", request.spec.name, f"--format={format}", flag(request.canonical)]
-    if request.weights_key.startswith("random"):
-        command += ["--weights=random", f"--seed={request.seed}"]
-    if request.image_size is not None:
-        size = request.size
-        command.append(f"--image-size={size if isinstance(size, str) else 'x'.join(map(str, size))}")
-    command += [f"--option={name}={value}" for name, value in request.options.items()]
-    if request.artifacts is not None:
-        command.append(f"--artifacts={request.artifacts}")
     return (
         f"No {format} artifact of {request.spec.name!r} for {request.key(format).describe()} in {where}. "
-        f"Built: {built or 'none'}. Build it with: {' '.join(command)}"
+        f"Built: {built or 'none'}. Build it with: {build_command(request, format)}"
     )
 
 
@@ -211,6 +202,13 @@ def open_session(request: Request, backend: str, artifact: Artifact | None) -> S
         from runtime.backends import eager
 
         return eager.load(request)
+    try:
+        return _open_artifact(request, backend, artifact)
+    except ArtifactCorruptError as error:
+        raise ArtifactCorruptError(f"{error} Build it again: {build_command(request, backend)} --force") from error
+
+
+def _open_artifact(request: Request, backend: str, artifact: Artifact) -> Session:
     store = open_store(request.artifacts)
     graph = store.check(request.spec.name, artifact, full=request.verify == "full")[0]
     if backend == "onnx":

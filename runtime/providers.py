@@ -1,5 +1,6 @@
 """Which onnxruntime execution providers to ask for, and why. Pure decisions; `backends/onnx.py` carries them out."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -130,14 +131,23 @@ def _chosen_by_caller(kind: str | None, providers: tuple[str, ...], installation
 
 def refused(required: str, got: Sequence[str], messages: str) -> str:
     """Return the error text for a session that did not get the provider it was asked for."""
-    lines = [
-        line.strip() for line in messages.splitlines() if "Failed" in line or "cannot open" in line or "Error" in line
-    ]
-    cause = lines[-1] if lines else "onnxruntime gave no reason"
-    marker = ": error: "
-    cause = cause.split(marker, 1)[-1] if marker in cause else cause
     return (
-        f"onnxruntime could not start {required} and fell back to {', '.join(got)}. Cause: {cause}. "
+        f"onnxruntime could not start {required} and fell back to {', '.join(got)}. Cause: {cause(messages)}. "
         "Install the CUDA and cuDNN libraries this onnxruntime needs (pip install 'onnxruntime-gpu[cuda,cudnn]', "
         "or a matching torch), or use device='cpu'."
     )
+
+
+# In onnxruntime's messages, the most telling first: its last one only says which CUDA release it wants.
+_SIGNS = ("cannot open shared object file", "Failed to load library", "CUDA failure", "[E:", "Error", "Failed")
+
+
+def cause(messages: str) -> str:
+    """Return the line of onnxruntime's messages that tells why a provider did not start, without its decoration."""
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in messages.splitlines()]
+    for sign in _SIGNS:
+        for line in lines:
+            if sign in line:
+                told = line.rpartition(" with error: ")[2]
+                return re.sub(r"^\S+ \S+ \[\w:.*?\] ", "", told).rstrip(".")
+    return "onnxruntime gave no reason"

@@ -4,6 +4,7 @@ import difflib
 import fnmatch
 import importlib.metadata
 import inspect
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -16,6 +17,9 @@ from runtime.facts import Preprocessing, Source
 ENTRY_POINT_GROUP = "backbones"
 # Parameters of a builder that load_model fills in by itself when the builder has them.
 INJECTED = ("out_indices", "image_size", "weights")
+
+# A name is a folder of the store, too: it must not lead out of it, nor be a hidden one.
+_NAME = re.compile(r"\w[^/\\]*(/\w[^/\\]*)*")
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
@@ -75,8 +79,12 @@ def register_model(name: str, **facts: Any) -> Callable[[Builder], Builder]:
         **facts: Optional fields of `BackboneSpec` (`preprocessing`, `licence`, `depth`, ...).
 
     Raises:
-        RegistrationError: The name or an alias is taken, or a fact is unknown.
+        RegistrationError: The name or an alias is taken or not well formed, or a fact is unknown.
     """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise RegistrationError(f"{name!r} is no name for a backbone. Write @register_model('my/name').")
+    if isinstance(facts.get("aliases"), str):
+        raise RegistrationError(f"aliases={facts['aliases']!r} must be a tuple of names, even of one.")
     allowed = [f for f in BackboneSpec.__dataclass_fields__ if f not in ("name", "build")]
     unknown = sorted(set(facts) - set(allowed))
     if unknown:

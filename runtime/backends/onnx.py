@@ -1,9 +1,11 @@
 """Serving an ONNX artifact through onnxruntime."""
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,13 @@ def load(graph: Path, request: Request) -> "OnnxSession":
         ArtifactCorruptError: onnxruntime cannot read the graph or its weight data.
     """
     choice = choose(request.device, request.providers, look_at_installation())
-    session, messages = _create(graph, request, choice)
+    asked = _with_options(request, choice)
+    session, messages, failure = _create(graph, request, asked)
+    if failure is not None and choice.providers != (CPU,):
+        # The device or the file? The CPU provider tells; it serves, too, where nobody asked for a device.
+        session, _, failure = _create(graph, request, [(CPU, {})])
+    if failure is not None:
+        raise ArtifactCorruptError(f"onnxruntime cannot load {graph}: {_first_line(failure)}") from failure
     got = tuple(session.get_providers())
     if choice.required is not None and choice.required != got[0]:
         raise DeviceError(refused(choice.required, got, messages))
@@ -47,30 +55,28 @@ def look_at_installation() -> Installation:
     return Installation(distributions, providers, CUDA in providers and nvidia_driver())
 
 
-def _create(graph: Path, request: Request, choice: Choice) -> tuple[Any, str]:
+def _create(
+    graph: Path, request: Request, providers: list[tuple[str, dict[str, Any]]]
+) -> tuple[Any, str, Exception | None]:
+    """Return the session, what onnxruntime printed, and what it raised instead of giving a session."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = request.threads or cpu_count()
     options.inter_op_num_threads = 1
-    providers = _with_options(request, choice)
-    failure: Exception | None = None
-    session: Any = None
-    with _native_stderr() as messages:
-        if choice.providers[0] == CUDA:
-            _preload_cuda(onnxruntime)
+    session, failure = None, None
+    with _native_output() as messages:
+        if providers[0][0] == CUDA and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # the CUDA libraries that pip installed; torch brings some of them only
         try:
             session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:
             failure = error
-    if failure is None:
-        return session, messages[0]
-    if choice.required not in (None, CPU):
-        raise DeviceError(refused(str(choice.required), (), f"{messages[0]}\nError: {failure}")) from failure
-    raise ArtifactCorruptError(
-        f"onnxruntime cannot load {graph}: {str(failure).splitlines()[0]} "
-        f"Build it again: python -m exporters.build {request.spec.name} --force"
-    ) from failure
+    return session, messages[0] + (f"Error: {_first_line(failure)}" if failure else ""), failure
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _with_options(request: Request, choice: Choice) -> list[tuple[str, dict[str, Any]]]:
@@ -86,17 +92,15 @@ def _with_options(request: Request, choice: Choice) -> list[tuple[str, dict[str,
     return [(name, {**defaults.get(name, {}), **own}) for name, own in zip(choice.providers, given, strict=True)]
 
 
-def _preload_cuda(onnxruntime: Any) -> None:
-    """Let onnxruntime find the CUDA libraries that pip installed; torch, when loaded already, has brought its own."""
-    if "torch" not in sys.modules and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
+# File descriptors belong to the process: two threads catching at once would put each other's back.
+_output_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def _native_stderr() -> Iterator[list[str]]:
-    """Catch what native code prints: onnxruntime tells there, and only there, why a provider did not start."""
+def _native_output() -> Iterator[list[str]]:
+    """Catch what onnxruntime prints: it tells there, and only there, why a provider did not start."""
     caught: list[str] = []
-    with tempfile.TemporaryFile() as file:
+    with _output_lock, tempfile.TemporaryFile() as file, contextlib.redirect_stdout(io.StringIO()) as printed:
         saved = os.dup(2)
         sys.stderr.flush()
         os.dup2(file.fileno(), 2)
@@ -106,7 +110,7 @@ def _native_stderr() -> Iterator[list[str]]:
             os.dup2(saved, 2)
             os.close(saved)
             file.seek(0)
-            caught.append(file.read().decode(errors="replace"))
+            caught.append(file.read().decode(errors="replace") + printed.getvalue())
 
 
 class OnnxSession:

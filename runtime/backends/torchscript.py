@@ -27,10 +27,7 @@ def load(graph: Path, request: Request) -> TorchSession:
     try:
         module = _read_graph(graph)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ArtifactCorruptError(
-            f"torch cannot load {graph}: {str(error).splitlines()[0]} "
-            f"Build it again: python -m exporters.build {request.spec.name} --format torchscript --force"
-        ) from error
+        raise ArtifactCorruptError(f"torch cannot load {graph}: {str(error).splitlines()[0]}") from error
     return TorchSession(module.to(device).eval(), device, reason)
 
 
