@@ -55,7 +55,7 @@ class _Recorder(fx.Interpreter):
         """Run one step and keep its value."""
         value = super().run_node(n)
         if n.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
-            self.values[n.name] = value
+            self.values[n.name] = value.detach()
         return value
 
 

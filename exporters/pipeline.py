@@ -1,5 +1,6 @@
 """One variant of one backbone: export, stage, verify as a user would load it, publish."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -115,12 +116,20 @@ def write_graph(
 
     dynamic = request.size == "dynamic"
     program = to_onnx.export(module, example(request), names, request.spec.patch_size if dynamic else None)
-    metadata = {
-        "model": request.spec.name,
+    return to_onnx.write(program, pool, path, _metadata(request, format), dynamic=dynamic)
+
+
+def _metadata(request: Request, format: str) -> dict[str, str]:
+    """Return what a lone ONNX file tells about itself."""
+    spec = request.spec
+    return {
+        "model": spec.name,
         "artifact": request.key(format).describe(),
-        "licence": request.spec.licence or "not stated",
+        "key": json.dumps(request.key(format).to_json(), sort_keys=True),
+        "preprocessing": json.dumps(asdict(spec.preprocessing), sort_keys=True),
+        "source": str(spec.source) if spec.source else "the registered function",
+        "licence": spec.licence or "not stated",
     }
-    return to_onnx.write(program, pool, path, metadata, dynamic=dynamic)
 
 
 def _existing(space: Workspace, name: str) -> Path:
@@ -224,5 +233,8 @@ def _locate(request: Request, artifact: Artifact, reference: Reference, space: W
         return ""
     from exporters.diverge import first_diverging_node
 
-    node = first_diverging_node(request, space.staged / artifact.graph.name, reference.names, example(request))
+    try:
+        node = first_diverging_node(request, space.staged / artifact.graph.name, reference.names, example(request))
+    except Exception as error:  # the search must not hide what it was started for
+        return f" The first diverging node was not found: {type(error).__name__}: {error}."
     return f" First diverging node: {node}." if node else ""

@@ -52,7 +52,8 @@ class WeightPool:
         fresh: dict[str, tuple[int, int]] = {}
         part = self._staging / "weights.part"
         with part.open("wb") as file:
-            for tensor in tensors:
+            for given in tensors:
+                tensor = np.ascontiguousarray(given)
                 digest = _digest(tensor)
                 digests.append(digest)
                 if digest not in self._known and digest not in fresh:

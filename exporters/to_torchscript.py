@@ -58,7 +58,9 @@ def write(traced: torch.jit.ScriptModule, pool: WeightPool, path: Path) -> list[
 def _place(tensors: dict[str, Tensor], pool: WeightPool) -> dict[str, Row]:
     """Return where each tensor is stored. A matrix that an ONNX graph stored transposed is not stored again."""
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
-    transposed = {name: piece for name, array in arrays.items() if array.ndim == 2 and (piece := pool.find(array.T))}
+    turned = ((name, tensor.detach().t()) for name, tensor in tensors.items() if tensor.ndim == 2)
+    found = ((name, pool.find(tensor.contiguous().numpy())) for name, tensor in turned)
+    transposed = {name: piece for name, piece in found if piece is not None}
     straight = [name for name in arrays if name not in transposed]
     stored = dict(zip(straight, pool.place(arrays[name] for name in straight), strict=True))
     return {name: _row(arrays[name], transposed.get(name), stored.get(name)) for name in arrays}

@@ -1,12 +1,17 @@
 """Bringing published weights to this machine, and saying in one line why they cannot be had."""
 
 import hashlib
+import http.client
+import shutil
+import tempfile
+import urllib.request
 from pathlib import Path
 
 from runtime.errors import DependencyError, WeightsError
 from runtime.facts import HubFile, Url
 
 CHUNK = 1 << 20
+TIMEOUT = 60  # seconds without a byte
 
 
 def fetch(source: HubFile | Url, model_name: str, gated: bool) -> tuple[Path, str]:
@@ -38,7 +43,6 @@ def _download_from_hub(source: HubFile, model_name: str, gated: bool) -> Path:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -65,7 +69,7 @@ def _download_from_hub(source: HubFile, model_name: str, gated: bool) -> Path:
             ) from error
         except EntryNotFoundError:
             tried.append(filename)
-        except (HfHubHTTPError, OSError) as error:
+        except Exception as error:  # what the HTTP client raises has changed from release to release
             raise WeightsError(f"{asked}, but the download failed: {_first_line(error)}. Try again.") from error
     raise WeightsError(f"{asked}, which has none of {', '.join(tried)}. See {page}.")
 
@@ -83,21 +87,27 @@ def _fetch_from_url(source: Url, model_name: str) -> tuple[Path, str]:
 
 
 def _download(source: Url, path: Path, model_name: str) -> None:
-    import torch
-
-    part = path.with_name(path.name + ".unchecked")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(source.url, str(part), hash_prefix=None, progress=False)
-        _check(source, part, model_name)
-        part.replace(path)
-    except OSError as error:
+        with tempfile.TemporaryDirectory(prefix=".unchecked-", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            _read_whole(source.url, part)
+            _check(source, part, model_name)
+            part.replace(path)
+    except (OSError, http.client.HTTPException) as error:
         raise WeightsError(
             f"{model_name} needs {source.url}, which could not be downloaded: {_first_line(error)}. Check the network, "
             f"or put the file at {path}, or build with --weights random."
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def _read_whole(url: str, path: Path) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": "backbone-runtime"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response, path.open("wb") as file:
+        shutil.copyfileobj(response, file, CHUNK)
+        announced = response.headers["Content-Length"]
+        if announced is not None and file.tell() != int(announced):
+            raise OSError(f"the connection broke after {file.tell()} of {announced} bytes")
 
 
 def _check(source: Url, path: Path, model_name: str) -> str:

@@ -8,6 +8,7 @@ from runtime.errors import DependencyError, DeviceError
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+ON_GPU = (CUDA, "TensorrtExecutionProvider")
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ def _chosen_by_caller(kind: str | None, providers: tuple[str, ...], installation
             f"providers={list(providers)}: {', '.join(missing)} is not in this onnxruntime, "
             f"which has {', '.join(installation.providers)}."
         )
-    if kind == "cuda" and CUDA not in providers:
-        raise DeviceError(f"device='cuda' contradicts providers={list(providers)}: leave one of them out.")
+    if kind is not None and (kind == "cuda") != (providers[0] in ON_GPU):
+        raise DeviceError(f"device={kind!r} contradicts providers={list(providers)}: leave one of them out.")
     return Choice(providers, providers[0], "chosen by the caller")
 
 

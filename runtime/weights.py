@@ -75,7 +75,9 @@ class PublishedWeights:
             tensors = adapt(tensors, model)
         check_fit(model, tensors, f"{self.model_name}: {path.name} of {self.source}")
         # `assign` keeps the file's memory-mapped tensors: no second copy of a giant's weights.
-        model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True, assign=True)
+        model.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, strict=True, assign=True
+        )
         return model
 
 
@@ -91,19 +93,19 @@ def _skeleton(create: Callable[[], nn.Module]) -> nn.Module:
 
 def read_checkpoint(path: Path) -> Tensors:
     """Return the tensors of a `.safetensors` file or a PyTorch checkpoint; code in a pickle is never executed."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        loaded: Any = load_file(path)
-    else:
-        try:
+            loaded: Any = load_file(path)
+        else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise WeightsError(
-                f"{path.name} is not a checkpoint that can be read safely ({type(error).__name__}: "
-                f"{str(error).splitlines()[0]}). Only tensors are loaded, never code: "
-                "ask its publisher for a safetensors file."
-            ) from error
+    except Exception as error:
+        told = (str(error).splitlines() or [""])[0]
+        raise WeightsError(
+            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}: {told}). Only tensors are "
+            "loaded, never code. If the file is whole (delete it and try again), ask its publisher for safetensors."
+        ) from error
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path.name} holds a {type(loaded).__name__}, not a state dict of tensors.")
     return loaded

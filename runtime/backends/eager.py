@@ -18,18 +18,21 @@ def load(request: Request) -> "TorchSession":
         DeviceError: CUDA was asked for and torch cannot use it.
         BackboneError: See `runtime.eager.build`.
     """
-    device, reason = torch_device(request.device)
+    device, reason = torch_device(request)
     built = eager.build(request)
     return TorchSession(built.module.to(device), device, reason, built.revision)
 
 
-def torch_device(device: str | None) -> tuple[str, str]:
-    """Return the torch device for `device`, and why.
+def torch_device(request: Request) -> tuple[str, str]:
+    """Return the torch device to use, and why; torch's CPU threads are set when the caller named a number.
 
     Raises:
         DeviceError: CUDA was asked for and torch cannot use it.
     """
+    device = request.device
     kind, index = parse_device(device)
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
     count = torch.cuda.device_count() if kind != "cpu" and torch.cuda.is_available() else 0
     if kind == "cuda" and index >= count:
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"

@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime.errors import ArtifactCorruptError, DeviceError
 from runtime.machine import cpu_count, installed, nvidia_driver, onnxruntime_distributions
-from runtime.providers import CPU, CUDA, Choice, Installation, check_installation, choose, parse_device, refused
+from runtime.providers import CPU, CUDA, ON_GPU, Choice, Installation, check_installation, choose, parse_device, refused
 from runtime.request import Request
 
 
@@ -31,7 +31,7 @@ def load(graph: Path, request: Request) -> "OnnxSession":
         # The device or the file? The CPU provider tells; it serves, too, where nobody asked for a device.
         session, _, failure = _create(graph, request, [(CPU, {})])
     if failure is not None:
-        raise ArtifactCorruptError(f"onnxruntime cannot load {graph}: {_first_line(failure)}") from failure
+        raise ArtifactCorruptError(f"onnxruntime cannot load {graph}: {_first_line(failure)}.") from failure
     got = tuple(session.get_providers())
     if choice.required is not None and choice.required != got[0]:
         raise DeviceError(refused(choice.required, got, messages))
@@ -72,11 +72,11 @@ def _create(
             session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:
             failure = error
-    return session, messages[0] + (f"Error: {_first_line(failure)}" if failure else ""), failure
+    return session, messages[0] + (f"\nError: {_first_line(failure)}" if failure else ""), failure
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _with_options(request: Request, choice: Choice) -> list[tuple[str, dict[str, Any]]]:
@@ -122,7 +122,7 @@ class OnnxSession:
         self._session = session
         self._input = session.get_inputs()[0].name
         self.providers = providers
-        self.device = f"cuda:{index}" if providers[0].startswith(("CUDA", "Tensorrt")) else "cpu"
+        self.device = f"cuda:{index}" if providers[0] in ON_GPU else "cpu"
         self.reason = reason
 
     def run(self, images: Any) -> list[Any]:

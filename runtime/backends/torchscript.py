@@ -21,13 +21,11 @@ def load(graph: Path, request: Request) -> TorchSession:
         DeviceError: CUDA was asked for and torch cannot use it.
         ArtifactCorruptError: torch cannot read the graph, or a tensor lies outside its file.
     """
-    device, reason = torch_device(request.device)
-    if request.threads is not None:
-        torch.set_num_threads(request.threads)
+    device, reason = torch_device(request)
     try:
         module = _read_graph(graph)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ArtifactCorruptError(f"torch cannot load {graph}: {str(error).splitlines()[0]}") from error
+        raise ArtifactCorruptError(f"torch cannot load {graph}: {str(error).splitlines()[0].rstrip('.')}.") from error
     return TorchSession(module.to(device).eval(), device, reason)
 
 
