@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types unit format figures clean
+.PHONY: help setup demo test lint types unit format figures lock clean
 
 help:             ## show this list
 	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -14,7 +14,7 @@ setup: $(READY)   ## create .venv with everything the project needs
 $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint .ci/constraints.txt --editable '.[dev]'
 	@touch $@
 
@@ -39,6 +39,12 @@ format: $(READY)  ## let ruff rewrite the code
 
 figures: $(READY) ## measure the README's figures and write benchmarks/reports/
 	$(BIN)/python -m benchmarks.figures
+
+lock: $(READY)    ## pin .ci/constraints.txt to what .venv holds
+	$(BIN)/uv pip freeze --quiet --python $(BIN)/python --exclude-editable > $(VENV)/frozen
+	{ echo '# Written by `make lock`. To upgrade: empty this file, remove .venv, run `make lock`.'; \
+	  grep -v '^pip==' $(VENV)/frozen; } > .ci/constraints.txt
+	@touch $(READY)
 
 clean:            ## remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo

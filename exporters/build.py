@@ -13,9 +13,10 @@ from exporters.plan import DEFAULT_VARIANTS, FORMATS, Job, Outcome
 from runtime import registry
 from runtime.artifacts import open_store
 from runtime.errors import BackboneError, OptionError, OutIndicesError
-from runtime.machine import installed
-from runtime.out_indices import OutIndices
-from runtime.request import Request, make_request
+from runtime.machine import installed, onnxruntime_distributions
+from runtime.out_indices import OutIndices, label
+from runtime.providers import check_installation
+from runtime.request import Request, load_call, make_request
 
 # What the extra `export` installs; which onnxruntime verifies (gpu or cpu) is the user's choice.
 NEEDED = ("torch", "timm", "safetensors", "onnx", "onnx_ir", "onnxscript", "filelock", "rich")
@@ -104,7 +105,10 @@ def _join_negative(arguments: list[str]) -> list[str]:
 def _out_indices(text: str) -> tuple[OutIndices]:
     if text.lower() in ("none", "embedding"):
         return (None,)
-    numbers = [int(part) for part in text.split(",")]
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none, nor a number, nor numbers as in -2,-4") from None
     return (numbers[0] if len(numbers) == 1 and numbers[0] >= 0 else tuple(numbers),)
 
 
@@ -118,7 +122,10 @@ def _formats(text: str) -> tuple[str, ...]:
 def _image_size(text: str) -> int | tuple[int, ...] | str:
     if text == "dynamic":
         return text
-    sides = tuple(int(side) for side in text.split("x"))
+    try:
+        sides = tuple(int(side) for side in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither pixels, as in 224 or 224x448, nor dynamic") from None
     return sides[0] if len(sides) == 1 else sides
 
 
@@ -133,12 +140,14 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
+    if "onnx" in options.format and not options.dry_run:
+        check_installation(onnxruntime_distributions(), installed("onnxruntime"))  # verification will need it
     for module in options.imports:
         import_module(module)
     found = plan.names(options.names, options.exclude, options.all)
@@ -192,13 +201,28 @@ def _dry_run(jobs: list[Job], options: argparse.Namespace) -> int:
 
 
 def _run(jobs: list[Job], options: argparse.Namespace) -> int:
-    with _observer(len(jobs)) as observer:
-        outcomes = workers.run(
-            jobs, observer, parallel=options.jobs, timeout=options.timeout, fail_fast=options.fail_fast
+    looked_at = [(job, _up_to_date(job)) for job in jobs]
+    waiting = [job for job, ready in looked_at if not ready]
+    with _observer(len(waiting)) as observer:
+        outcomes = [outcome for _, ready in looked_at for outcome in ready] + workers.run(
+            waiting, observer, parallel=options.jobs, timeout=options.timeout, fail_fast=options.fail_fast
         )
-    _report(outcomes, options.json)
+    _report(jobs, outcomes, options.json)
     expected = sum(len(job.formats) for job in jobs)
     return 1 if len(outcomes) < expected or any(o.status == "failed" for o in outcomes) else 0
+
+
+def _up_to_date(job: Job) -> list[Outcome]:
+    """Return the job's outcomes when it has nothing to build: a process takes seconds to find that out."""
+    from exporters import publish
+
+    store, model = open_store(job.request.artifacts), job.request.spec.name
+    try:
+        steps = plan.plan(job, store)
+    except BackboneError:
+        return []  # told by the job's own process; the other models do not suffer from it
+    done = not publish.unfinished(store, model) and all(step.action == "skip" for step in steps)
+    return plan.skipped(job, steps) if done else []
 
 
 @contextlib.contextmanager
@@ -213,7 +237,7 @@ def _observer(total: int) -> Iterator[workers.Observer]:
         yield display.LiveProgress(progress, total)
 
 
-def _report(outcomes: list[Outcome], as_json: bool) -> None:
+def _report(jobs: list[Job], outcomes: list[Outcome], as_json: bool) -> None:
     from exporters import display
 
     if as_json:
@@ -226,9 +250,15 @@ def _report(outcomes: list[Outcome], as_json: bool) -> None:
         if outcome.status == "failed":
             out.print(f"\n{display.line(outcome)}\n{outcome.detail}".rstrip(), markup=False)
     out.print(f"\n{display.summary(outcomes)}", markup=False)
-    ready = next((o for o in outcomes if o.status != "failed"), None)
-    if ready:
-        out.print(f"Next: runtime.load_model({ready.model!r}, backend={ready.format!r})", markup=False)
+    ready = {(o.model, o.variant, o.format) for o in outcomes if o.status != "failed"}
+    calls = (
+        load_call(job.request, format)
+        for job in jobs
+        for format in job.formats
+        if (job.request.spec.name, label(job.request.canonical), format) in ready
+    )
+    if call := next(calls, None):
+        out.print(f"Next: {call}", markup=False)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 from exporters import plan
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
-from exporters.publish import Workspace, stored_file, workspace
+from exporters.publish import Workspace, store_errors, stored_file, workspace
 from exporters.reference import Reference, example, make_reference
 from exporters.verify import (
     BATCHES,
@@ -25,7 +25,7 @@ from exporters.verify import (
 from runtime import eager
 from runtime.artifacts import Artifact, Manifest, StoredFile, TensorInfo, open_store, sha256_of
 from runtime.backbone import Backbone
-from runtime.errors import BackboneError, VerificationError
+from runtime.errors import BackboneError, BuildError, VerificationError
 from runtime.load import serve
 from runtime.out_indices import label
 from runtime.request import Request
@@ -45,15 +45,14 @@ def build(job: Job, report: Report = lambda _: None) -> list[Outcome]:
     with workspace(store, job.request.spec.name) as space:
         steps = plan.plan(job, store)
         wanted = [step.format for step in steps if step.action == "build"]
-        skipped = [plan.outcome(job, s.format, "skipped", note=s.reason) for s in steps if s.action == "skip"]
-        return skipped + (_build(job, wanted, space, report) if wanted else [])
+        return plan.skipped(job, steps) + (_build(job, wanted, space, report) if wanted else [])
 
 
 def _build(job: Job, formats: list[str], space: Workspace, report: Report) -> list[Outcome]:
     started = time.perf_counter()
     published = space.store.read(space.model)
     report("loading eager")
-    model = eager.build(job.request)
+    model = _load_eager(job.request)
     report("eager reference")
     reference = make_reference(job.request, model)
     pool = WeightPool(space.published, published, space.staged)
@@ -62,12 +61,20 @@ def _build(job: Job, formats: list[str], space: Workspace, report: Report) -> li
     for format in sorted(formats):  # onnx first: writing TorchScript empties the module
         report(f"exporting {format}")
         try:
-            staged.append(_export(job.request, format, model, reference, pool, published, space))
+            with store_errors(space.store.root):
+                staged.append(_export(job.request, format, model, reference, pool, published, space))
         except BackboneError as error:
             outcomes += plan.failed(job, [format], error)
     del model  # a giant's eager weights and its session would not fit side by side
     space.stage(staged)
     return outcomes + [_verify_and_publish(job, a, reference, space, report, started) for a in staged]
+
+
+def _load_eager(request: Request) -> eager.EagerModel:
+    try:
+        return eager.build(request)
+    except OSError as error:  # a file that its function misses is not the store's fault
+        raise BuildError(f"{request.spec.name} could not be loaded: {type(error).__name__}: {error}") from error
 
 
 def _export(
@@ -173,7 +180,8 @@ def _verify_and_publish(
         }
         _pass_gate(job, parities, float64)
         report(f"publishing {format}")
-        space.publish(replace(artifact, facts={**artifact.facts, "parity": _record(parities, float64, reference)}))
+        with store_errors(space.store.root):
+            space.publish(replace(artifact, facts={**artifact.facts, "parity": _record(parities, float64, reference)}))
     except VerificationError as error:
         where = _locate(job.request, artifact, reference, space)
         return plan.failed(job, [format], VerificationError(f"{error}.{where} Nothing was published"), **measured)[0]

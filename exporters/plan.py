@@ -137,6 +137,11 @@ def _changed(built: Mapping[str, str], now: Mapping[str, str]) -> str:
     )
 
 
+def skipped(job: Job, steps: Iterable[Step]) -> list[Outcome]:
+    """Return the outcomes of the artifacts that need no build."""
+    return [outcome(job, step.format, "skipped", note=step.reason) for step in steps if step.action == "skip"]
+
+
 def failed(job: Job, formats: Iterable[str], error: BaseException, **facts: Any) -> list[Outcome]:
     """Return the outcomes of artifacts that failed for one reason."""
     text = str(error) if isinstance(error, BackboneError) else f"{type(error).__name__}: {error}"

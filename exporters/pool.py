@@ -1,7 +1,7 @@
 """Weight data shared by all graphs of a model: each tensor is stored once, by content.
 
 Which tensors exist is read off the published graphs themselves, and their bytes are hashed anew: there is no index that
-could be wrong, and data that was altered on disk is simply not found, so it is written again.
+could be wrong. Files that were damaged on disk are left out, so what they held is written again.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.artifacts import Manifest
+from runtime.artifacts import Manifest, file_problem
 from runtime.backends.torchscript_table import TABLE
 
 # onnxruntime memory-maps external data at page boundaries; what is smaller than a page only needs a cache line.
@@ -36,11 +36,11 @@ class WeightPool:
 
     def __init__(self, folder: Path, manifest: Manifest, staging: Path) -> None:
         self._staging = staging
-        self._known = {
-            digest: piece
-            for artifact in manifest.artifacts
-            for piece, digest in _hashed(folder, _slices(folder / artifact.graph.name))
-        }
+        files = {file.name: file for artifact in manifest.artifacts for file in artifact.files}
+        sound = {name for name, file in files.items() if file_problem(folder / name, file, full=True) is None}
+        graphs = [artifact.graph.name for artifact in manifest.artifacts if artifact.graph.name in sound]
+        slices = dict.fromkeys(piece for name in graphs for piece in _slices(folder / name) if piece.file in sound)
+        self._known = {_digest(_read(folder, piece)): piece for piece in slices}
 
     def find(self, tensor: np.ndarray[Any, Any]) -> Slice | None:
         """Return where a tensor with these bytes is stored, if it is."""
@@ -99,9 +99,5 @@ def _slices_of_onnx(graph: Path) -> Iterator[Slice]:
             yield Slice(where["location"], int(where["offset"]), int(where["length"]))
 
 
-def _hashed(folder: Path, slices: Iterable[Slice]) -> Iterator[tuple[Slice, str]]:
-    for piece in dict.fromkeys(slices):
-        path = folder / piece.file
-        if path.is_file() and path.stat().st_size >= piece.offset + piece.length:
-            data = np.memmap(path, mode="r", offset=piece.offset, shape=(piece.length,), dtype=np.uint8)
-            yield piece, _digest(data)
+def _read(folder: Path, piece: Slice) -> np.ndarray[Any, Any]:
+    return np.memmap(folder / piece.file, mode="r", offset=piece.offset, shape=(piece.length,), dtype=np.uint8)

@@ -56,15 +56,17 @@ class Workspace:
         """Move the artifact's new files to their place, then list it in the manifest instead of its predecessor."""
         self.published.mkdir(parents=True, exist_ok=True)
         for file in artifact.files:
-            if not (self.published / file.name).exists():
-                # A copy of the link stays staged: another format may read the same weight data.
-                _sync(self.staged / file.name)
-                _link_or_copy(self.staged / file.name, self.published / file.name)
+            _put(self.staged / file.name, self.published / file.name)
         _sync(self.published)
         kept = tuple(a for a in self.store.read(self.model).artifacts if a.key != artifact.key)
         manifest = Manifest(self.model, (*kept, artifact))
         _replace_text(self.published / MANIFEST, manifest.to_text())
         remove_unlisted(self.published, manifest)
+
+    def clean(self) -> None:
+        """Remove what the manifest does not list."""
+        if self.published.is_dir():
+            remove_unlisted(self.published, self.store.read(self.model))
 
 
 @contextlib.contextmanager
@@ -74,21 +76,29 @@ def workspace(store: Store, model: str) -> Iterator[Workspace]:
     Raises:
         StoreError: The folder cannot be written, or the disk is full.
     """
-    slug = model.replace("/", "--")
-    staging = store.root / STAGING / slug
+    staging = _staging(store, model)
     with store_errors(store.root):
         (store.root / LOCKS).mkdir(parents=True, exist_ok=True)
-        with FileLock(store.root / LOCKS / f"{slug}.lock"):
+        with FileLock(store.root / LOCKS / f"{staging.name}.lock"):
             shutil.rmtree(staging, ignore_errors=True)
             space = Workspace(store, Store(staging), model)
             space.staged.mkdir(parents=True)
-            if space.published.is_dir():
-                remove_unlisted(space.published, store.read(model))
+            space.clean()
             try:
                 yield space
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
+                space.clean()
                 _remove_if_empty(space.published)
+
+
+def unfinished(store: Store, model: str) -> bool:
+    """Return whether a build of the model is going on, or died: the next one has to clean up."""
+    return _staging(store, model).exists()
+
+
+def _staging(store: Store, model: str) -> Path:
+    return store.root / STAGING / model.replace("/", "--")
 
 
 @contextlib.contextmanager
@@ -97,8 +107,6 @@ def store_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, StoreError):
-            raise
         reason = error.strerror or str(error)
         where = f" ({error.filename})" if error.filename else ""
         raise StoreError(
@@ -124,6 +132,19 @@ def remove_unlisted(folder: Path, manifest: Manifest) -> None:
             path.unlink()
 
 
+def _put(source: Path, target: Path) -> None:
+    """Publish a staged file; it stays staged, too, for another format may read the same weight data.
+
+    A target that is there already either is this very file or has the same name and damaged content.
+    """
+    if target.exists() and target.samefile(source):
+        return
+    part = target.with_name(target.name + ".part")
+    _sync(source)
+    _link_or_copy(source, part)
+    part.replace(target)
+
+
 def _link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second place for the length of a build; afterwards one is left, for onnx refuses hard links."""
     try:
@@ -131,10 +152,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # the file system has no hard links
-        part = target.with_name(target.name + ".part")
-        shutil.copyfile(source, part)
-        _sync(part)
-        part.replace(target)
+        shutil.copyfile(source, target)
+        _sync(target)
 
 
 def _replace_text(path: Path, text: str) -> None:

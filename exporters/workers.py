@@ -82,10 +82,10 @@ def run(
                 outcomes = _collect(task, timeout)
                 results[order[id(task.job)]] = outcomes
                 observer.finished(task.job, outcomes)
-                if fail_fast and any(o.status == "failed" for o in outcomes):
-                    pending.clear()
-                    _kill(running)
-                    running.clear()
+            if fail_fast and any(o.status == "failed" for outcomes in results.values() for o in outcomes):
+                pending.clear()
+                _kill(running)
+                running.clear()
     return [o for i in sorted(results) for o in results[i]]
 
 

@@ -1,7 +1,10 @@
 """What load_model returns: images in, embedding or feature maps out, whatever serves them."""
 
+import ctypes
 import os
+import sys
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -44,9 +47,9 @@ class Backbone:
         self._lock = threading.Lock()
         self._closed = False
         self._session: Session | None = open_session(self._request, backend, artifact)
-        self._process = os.getpid()
         self.name = request.spec.name
         self.backend = backend
+        _alive.add(self)
 
     def __call__(self, images: Any) -> Any:
         """Return the embedding, or the list of feature maps.
@@ -67,16 +70,20 @@ class Backbone:
 
     def _ready(self) -> Session:
         session = self._session
-        if session is not None and self._process == os.getpid():
+        if session is not None:
             return session
         with self._lock:
             if self._closed:
                 raise ClosedError(f"{self.name} was closed. Load it again with load_model({self.name!r}).")
-            if self._session is None or self._process != os.getpid():
-                # Thread pools do not survive a fork: a forked worker needs a session of its own.
+            if self._session is None:
                 self._session = self._open_session(self._request, self.backend, self._artifact)
-                self._process = os.getpid()
             return self._session
+
+    def _forget_session(self) -> None:
+        self._lock = threading.Lock()
+        if self._session is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+            self._session = None
 
     def _check(self, images: Any, is_tensor: bool) -> None:
         if not is_tensor and not isinstance(images, np.ndarray):
@@ -192,13 +199,29 @@ class Backbone:
         return f"Backbone({self.name!r}, backend={self.backend!r}, device={where!r})"
 
 
+_alive: "weakref.WeakSet[Backbone]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Make a forked worker open sessions of its own: thread pools do not survive a fork.
+
+    The inherited sessions are never destroyed: that would wait forever for threads that do not exist here.
+    """
+    for backbone in _alive:
+        backbone._forget_session()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _restore(*state: Any) -> Backbone:
     return Backbone(*state)
 
 
 def _is_tensor(images: Any) -> bool:
     # Without importing torch: only a process that has it can hold a tensor.
-    return type(images).__module__.partition(".")[0] == "torch" and hasattr(images, "detach")
+    return isinstance(images, getattr(sys.modules.get("torch"), "Tensor", ()))
 
 
 def _tensor(array: Any) -> Any:

@@ -141,7 +141,7 @@ def missing(request: Request, manifest: Manifest, format: str) -> str:
     where = open_store(request.artifacts).root
     return (
         f"No {format} artifact of {request.spec.name!r} for {request.key(format).describe()} in {where}. "
-        f"Built: {built or 'none'}. Build it with: {build_command(request, format)}"
+        f"Built: {built or 'none'}.\nBuild it with: {build_command(request, format)}"
     )
 
 
@@ -156,15 +156,15 @@ def serve(request: Request) -> Backbone:
         candidates = PREFERENCE[request.backend]
         reasons = [obstacles[b] if b in obstacles else missing(request, manifest, b) for b in candidates]
         error = DependencyError if set(candidates) <= set(obstacles) else ArtifactNotFoundError
-        raise error(" ".join(reasons))
-    fallback = " ".join(selection.rejected) or None
+        raise error("\n".join(reasons))
+    fallback = "\n".join(selection.rejected) or None
     if selection.backend == "eager" and fallback:
         if request.on_fallback == "error":
             raise ArtifactNotFoundError(
-                f"{selection.rejected[0]} Serving it by eager torch is ruled out by on_fallback='error'."
+                f"{selection.rejected[0]}\nServing it by eager torch is ruled out by on_fallback='error'."
             )
         warnings.warn(
-            f"{selection.rejected[0]} Until then eager torch serves it.", BackendFallbackWarning, stacklevel=3
+            f"{selection.rejected[0]}\nUntil then eager torch serves it.", BackendFallbackWarning, stacklevel=3
         )
     try:
         return Backbone(request, selection.backend, selection.artifact, open_session, fallback)
@@ -205,7 +205,7 @@ def open_session(request: Request, backend: str, artifact: Artifact | None) -> S
     try:
         return _open_artifact(request, backend, artifact)
     except ArtifactCorruptError as error:
-        raise ArtifactCorruptError(f"{error} Build it again: {build_command(request, backend)} --force") from error
+        raise ArtifactCorruptError(f"{error}\nBuild it again: {build_command(request, backend)} --force") from error
 
 
 def _open_artifact(request: Request, backend: str, artifact: Artifact) -> Session:

@@ -60,6 +60,11 @@ class BackboneSpec:
         """The builder's own options, such as `include_patch_tokens`."""
         return tuple(name for name in self.parameters if name not in INJECTED)
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Default of each of the builder's parameters; `inspect.Parameter.empty` where there is none."""
+        return {name: p.default for name, p in inspect.signature(self.build).parameters.items()}
+
 
 _specs: dict[str, BackboneSpec] = {}
 _aliases: dict[str, str] = {}

@@ -1,17 +1,19 @@
 """What a caller of load_model asked for, checked once and carried whole. Standard library only."""
 
+import inspect
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
-from runtime.artifacts import ArtifactKey
+from runtime.artifacts import ArtifactKey, default_root
 from runtime.errors import OptionError
 from runtime.facts import LibraryInit
 from runtime.out_indices import Canonical, OutIndices, canonical, flag
-from runtime.registry import INJECTED, BackboneSpec
+from runtime.registry import BackboneSpec
 
 BACKENDS = ("auto", "onnx", "torchscript", "eager")
 PRECISIONS = ("fp32",)
@@ -50,10 +52,12 @@ class Request:
         ):
             if value not in allowed:
                 raise OptionError(f"{name}={value!r} is none of {', '.join(map(repr, allowed))}.")
-        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
             raise OptionError(
                 f"threads={self.threads!r} must be an int of at least 1, or None for every CPU available."
             )
+        if type(self.seed) is not int:
+            raise OptionError(f"seed={self.seed!r} must be an int.")
         self._check_options()
 
     def _check_options(self) -> None:
@@ -82,15 +86,15 @@ class Request:
         if size == "dynamic":
             return "dynamic"
         sides = (size, size) if isinstance(size, int) else size
-        if isinstance(sides, str) or len(sides) != 2 or any(type(s) is not int or s < 1 for s in sides):
+        if not _is_list(sides) or len(sides) != 2 or any(type(s) is not int or s < 1 for s in sides):
             raise OptionError(f"image_size={size!r} must be pixels (an int, or height and width) or 'dynamic'.")
         height, width = sides
         patch = self.spec.patch_size
         if height % patch or width % patch:
-            near = max(patch, round(height / patch) * patch)
+            near = tuple(max(patch, round(side / patch) * patch) for side in (height, width))
             raise OptionError(
-                f"image_size={size!r}: both sides must be multiples of {self.spec.name}'s patch, {patch} pixels; "
-                f"{near} is."
+                f"image_size={size!r}: both sides must be multiples of {self.spec.name}'s patch, {patch} pixels. "
+                f"Nearest: {near[0] if height == width else near}."
             )
         return height, width
 
@@ -131,6 +135,23 @@ def build_command(request: Request, format: str) -> str:
     return shlex.join(command)
 
 
+def load_call(request: Request, format: str) -> str:
+    """Return the Python call that loads the artifact which answers `request` in `format`."""
+    given: dict[str, Any] = {"backend": format}
+    if request.out_indices is not None:
+        given["out_indices"] = request.out_indices
+    if request.weights_key.startswith("random"):
+        given |= {"weights": "random"} | ({"seed": request.seed} if request.seed else {})
+    if request.image_size is not None:
+        given["image_size"] = request.image_size
+    given |= request.options
+    if request.artifacts is not None and Path(request.artifacts) != default_root():
+        given["artifacts"] = request.artifacts
+    arguments = [repr(request.spec.name), *(f"{name}={value!r}" for name, value in given.items())]
+    return f"runtime.load_model({', '.join(arguments)})"
+
+
+_REQUIRED = inspect.Parameter.empty
 OPTION_NAMES = tuple(n for n in Request.__dataclass_fields__ if n not in ("spec", "options"))
 
 
@@ -145,17 +166,25 @@ def make_request(spec: BackboneSpec, model_kwargs: Mapping[str, Any] | None, giv
     if twice:
         raise OptionError(f"{', '.join(twice)} given both directly and inside model_kwargs: leave one out.")
     merged = {**inside, **given}
-    reserved = sorted(n for n in merged if n in INJECTED and n not in OPTION_NAMES)
-    if reserved:
-        raise OptionError(f"{', '.join(reserved)} is filled in by load_model and cannot be given.")
     known = {name: value for name, value in merged.items() if name in OPTION_NAMES and value is not None}
-    options = {name: value for name, value in merged.items() if name not in OPTION_NAMES}
+    # What the backbone does anyway is not part of the request: the same artifact answers it.
+    options = {n: v for n, v in merged.items() if n not in OPTION_NAMES and v != spec.defaults.get(n, _REQUIRED)}
     known.setdefault("on_fallback", os.environ.get("BACKBONE_ON_FALLBACK") or "warn")
     for name in ("providers", "provider_options"):
         if name in known:
-            known[name] = tuple(known[name])
+            known[name] = _several(name, known[name])
     if "artifacts" in known:
         known["artifacts"] = os.fspath(known["artifacts"])
     if "device" in known:
         known["device"] = str(known["device"])
     return Request(spec=spec, options=options, **known)
+
+
+def _several(name: str, value: Any) -> tuple[Any, ...]:
+    if not _is_list(value):
+        raise OptionError(f"{name}={value!r} must be a list, even of one.")
+    return tuple(value)
+
+
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -97,3 +97,32 @@ def slow() -> nn.Module:
 
     time.sleep(600)
     raise AssertionError("unreachable")
+
+
+class TwoStages(nn.Module):
+    """Two convolutions: the mean of the last map, or chosen maps."""
+
+    def __init__(self, out_indices: Any) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 8, stride=8)
+        self.body = nn.Conv2d(16, 16, 3, padding=1)
+        self.out_indices = out_indices
+
+    def forward(self, images: torch.Tensor) -> Any:
+        maps = [self.stem(images)]
+        maps.append(self.body(maps[0]).tanh())
+        return maps[1].mean((2, 3)) if self.out_indices is None else [maps[i] for i in self.out_indices]
+
+
+@register_model("test/two_stages", preprocessing=Preprocessing(size=32), depth=2)
+def two_stages(out_indices: Any = None) -> nn.Module:
+    """The smallest backbone with feature maps: a second to build."""
+    torch.manual_seed(1)
+    return TwoStages(out_indices)
+
+
+@register_model("test/wide_vit", **FACTS)
+def wide_vit(weights: Any, out_indices: Any = None, image_size: Any = 32) -> Any:
+    """A ViT whose weights outweigh its graphs as a real one's do: 21 MB."""
+    wide = TINY | {"embed_dim": 384, "num_heads": 6}
+    return timm_vit("vit_tiny_patch16_224", weights, out_indices, image_size, **wide)

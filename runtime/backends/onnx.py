@@ -65,8 +65,10 @@ def _create(
     options.intra_op_num_threads = request.threads or cpu_count()
     options.inter_op_num_threads = 1
     session, failure = None, None
-    with _native_output() as messages:
-        if providers[0][0] == CUDA and hasattr(onnxruntime, "preload_dlls"):
+    # What the CPU provider has to say comes as an exception; other threads keep their output.
+    catching = _native_output() if providers[0][0] != CPU else contextlib.nullcontext([""])
+    with catching as messages:
+        if providers[0][0] in ON_GPU and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # the CUDA libraries that pip installed; torch brings some of them only
         try:
             session = onnxruntime.InferenceSession(str(graph), options, providers=providers)

@@ -1,0 +1,98 @@
+"""A graph that is not the eager backbone's is refused, and the report says where it went wrong."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from conftest import request_for
+
+from exporters import diverge, optimise, pipeline, to_onnx
+from exporters.plan import Job, Outcome
+from runtime.errors import ExportError
+
+
+def _wrong_epsilon(model: ir.Model) -> None:
+    norms = [node for node in model.graph if node.op_type == "LayerNormalization"]
+    norms[2].attributes["epsilon"] = ir.AttrFloat32("epsilon", 1e-2)  # the first norm of the second block
+
+
+def _wrong_weight(model: ir.Model) -> None:
+    value = model.graph.initializers["body.weight"]
+    assert value.const_value is not None
+    value.const_value = ir.tensor(1.001 * value.const_value.numpy())
+
+
+def _build_damaged(name: str, damage: object, root: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+    def then_damage(model: ir.Model, *, dynamic: bool) -> None:
+        optimise.optimise(model, dynamic=dynamic)
+        damage(model)  # type: ignore[operator]
+
+    monkeypatch.setattr(to_onnx, "optimise", then_damage)
+    [outcome] = pipeline.build(Job(request_for(name, weights="random", artifacts=str(root)), ("onnx",)))
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "where"),
+    [
+        ("test/tiny_vit", _wrong_epsilon, "node_layer_norm_2 (LayerNormalization)"),
+        ("test/two_stages", _wrong_weight, "node_conv2d_1 (Conv)"),
+    ],
+)
+def test_a_wrong_graph_is_not_published_and_the_report_says_where_it_went_wrong(
+    name: str, damage: object, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = _build_damaged(name, damage, tmp_path, monkeypatch)
+
+    assert outcome.status == "failed"
+    assert outcome.relative_rms is not None
+    assert outcome.note.startswith(f"embedding: relative RMS {outcome.relative_rms:.3g} > 1e-05")
+    assert outcome.note.endswith(f" First diverging node: {where}. Nothing was published")
+    assert [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"] == []
+
+
+def test_a_search_for_the_node_that_fails_does_not_hide_what_it_was_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(diverge, "first_diverging_node", broken)
+
+    outcome = _build_damaged("test/two_stages", _wrong_weight, tmp_path, monkeypatch)
+
+    assert outcome.status == "failed"
+    assert "relative RMS" in outcome.note
+    assert "RuntimeError: out of luck" in outcome.note
+
+
+def _parsed(text: str) -> ir.Model:
+    return ir.from_onnx_text(f'<ir_version: 10, opset_import: ["" : 18]>\n{text}')
+
+
+def test_a_graph_whose_batch_became_static_is_refused() -> None:
+    for text in ("(float[batch, 3] x) => (float[2, 3] y)", "(float[2, 3] x) => (float[batch, 3] y)"):
+        with pytest.raises(ExportError, match="batch dimension became static"):
+            optimise.optimise(_parsed(f"backbone {text} {{ y = Neg(x) }}"), dynamic=True)
+
+
+def test_a_resize_is_refused_at_a_fixed_image_size_only() -> None:
+    text = """backbone (float[batch, 3, 4, 4] x) => (float[batch, 3, 8, 8] y)
+      <float[4] scales = {1, 1, 2, 2}> { y = Resize(x, , scales) }"""
+
+    optimise.optimise(_parsed(text), dynamic=True)
+
+    with pytest.raises(ExportError, match="Resize"):
+        optimise.optimise(_parsed(text), dynamic=False)
+
+
+def test_traces_are_dropped_and_reported_once() -> None:
+    model = _parsed("backbone (float[batch, 3] x) => (float[batch, 3] y) { y = Neg(x) }")
+    node = model.graph.node(0)
+    for item in (model, model.graph, model.graph.inputs[0], node, node.outputs[0]):
+        item.metadata_props["pkg.torch.onnx.stack_trace"] = "File ..."
+        item.doc_string = "traced in ..."
+
+    assert optimise.drop_traces(model)
+    assert not optimise.drop_traces(model)
+    assert b"trace" not in ir.to_proto(model).SerializeToString()
