@@ -61,12 +61,15 @@ class Workspace:
         kept = tuple(a for a in self.store.read(self.model).artifacts if a.key != artifact.key)
         manifest = Manifest(self.model, (*kept, artifact))
         _replace_text(self.published / MANIFEST, manifest.to_text())
-        remove_unlisted(self.published, manifest)
 
     def clean(self) -> None:
-        """Remove what the manifest does not list."""
-        if self.published.is_dir():
-            remove_unlisted(self.published, self.store.read(self.model))
+        """Remove the files that no artifact lists: replaced ones, and leftovers of a killed build."""
+        if not self.published.is_dir():
+            return
+        listed = {file.name for artifact in self.store.read(self.model).artifacts for file in artifact.files}
+        for path in self.published.iterdir():
+            if path.is_file() and path.name not in (*listed, MANIFEST):
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -122,14 +125,6 @@ def stored_file(path: Path, known: Manifest) -> StoredFile:
             if file.name == path.name:
                 return file
     return StoredFile(path.name, path.stat().st_size, sha256_of(path))
-
-
-def remove_unlisted(folder: Path, manifest: Manifest) -> None:
-    """Remove the files that no artifact of the manifest lists: replaced ones, and leftovers of a killed build."""
-    listed = {file.name for artifact in manifest.artifacts for file in artifact.files} | {MANIFEST}
-    for path in folder.iterdir():
-        if path.is_file() and path.name not in listed:
-            path.unlink()
 
 
 def _put(source: Path, target: Path) -> None:

@@ -82,6 +82,8 @@ class Backbone:
     def _forget_session(self) -> None:
         self._lock = threading.Lock()
         if self._session is not None:
+            if self._session.native == "torch":  # OpenMP's threads stay behind, too: as in torch's own data loaders
+                sys.modules["torch"].set_num_threads(1)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
             self._session = None
 

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import shutil
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -33,9 +34,14 @@ def _fetch_from_hub(source: HubFile, model_name: str, gated: bool) -> tuple[Path
     for filename in source.filenames:
         cached = try_to_load_from_cache(source.repo, filename, revision=source.revision)
         if isinstance(cached, str):
-            return Path(cached), Path(cached).parent.name
+            return Path(cached), _commit(Path(cached))
     path = _download_from_hub(source, model_name, gated)
-    return path, path.parent.name  # the hub's cache keeps each commit in a folder of its name
+    return path, _commit(path)
+
+
+def _commit(path: Path) -> str:
+    # The hub's cache: models--<owner>--<name>/snapshots/<commit>/<file>.
+    return path.parts[len(path.parts) - path.parts[::-1].index("snapshots")]
 
 
 def _download_from_hub(source: HubFile, model_name: str, gated: bool) -> Path:
@@ -60,12 +66,15 @@ def _download_from_hub(source: HubFile, model_name: str, gated: bool) -> Path:
                 f"{asked}, which is gated. Accept its terms at {page}, then run `hf auth login` or set HF_TOKEN."
             ) from error
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-            hint = "accept its terms there, then run `hf auth login` or set HF_TOKEN" if gated else "see"
-            raise WeightsError(f"{asked}, which the hub does not show to you: {hint}: {page}.") from error
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            hint = f"Accept its terms at {page}" if gated else f"See {page}; if it is private"
             raise WeightsError(
-                f"{asked}, which is not in the cache, and the hub cannot be reached (no network, or HF_HUB_OFFLINE is "
-                f"set). Run `hf download {source.repo}` where there is a network, or build with --weights random."
+                f"{asked}, which the hub does not show to you. {hint}, then run `hf auth login` or set HF_TOKEN."
+            ) from error
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            reason = _first_line(error.__cause__ or error)
+            raise WeightsError(
+                f"{asked}, which is not in the cache, and the hub does not give it: {reason}. "
+                f"Run `hf download {source.repo}` where there is a network, or build with --weights random."
             ) from error
         except EntryNotFoundError:
             tried.append(filename)
@@ -83,7 +92,7 @@ def _fetch_from_url(source: Url, model_name: str) -> tuple[Path, str]:
     path = folder / source.url.rsplit("/", 1)[-1]
     if not path.is_file():
         _download(source, path, model_name)
-    return path, _check(source, path, model_name)
+    return path, _check(source, path, path, model_name)
 
 
 def _download(source: Url, path: Path, model_name: str) -> None:
@@ -92,9 +101,11 @@ def _download(source: Url, path: Path, model_name: str) -> None:
         with tempfile.TemporaryDirectory(prefix=".unchecked-", dir=path.parent) as folder:
             part = Path(folder) / path.name
             _read_whole(source.url, part)
-            _check(source, part, model_name)
+            _check(source, part, path, model_name)
             part.replace(path)
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is an open response, too
         raise WeightsError(
             f"{model_name} needs {source.url}, which could not be downloaded: {_first_line(error)}. Check the network, "
             f"or put the file at {path}, or build with --weights random."
@@ -110,8 +121,11 @@ def _read_whole(url: str, path: Path) -> None:
             raise OSError(f"the connection broke after {file.tell()} of {announced} bytes")
 
 
-def _check(source: Url, path: Path, model_name: str) -> str:
-    """Return the file's `sha256:` after comparing it with the checksums its publisher states."""
+def _check(source: Url, path: Path, place: Path, model_name: str) -> str:
+    """Return the file's `sha256:` after comparing it with the checksums its publisher states.
+
+    `place` is where the file is kept, or would be.
+    """
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -121,10 +135,10 @@ def _check(source: Url, path: Path, model_name: str) -> str:
         if stated is not None and found.hexdigest() != stated:
             raise WeightsError(
                 f"{model_name}: {path.name} from {source.url} has {kind} {found.hexdigest()}, its publisher states "
-                f"{stated}. The file is cut or altered: delete it and try again."
+                f"{stated}. It was cut or altered: delete {place} if it is there, and try again."
             )
     return f"sha256:{sha256.hexdigest()}"
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -16,7 +16,7 @@ NAME = "test/tiny_vit"
 
 
 def load_from(store: Store, format: str, **options: Any) -> Backbone:
-    given = {"backend": format, "weights": "random", "artifacts": store.root, "on_fallback": "error"}
+    given = {"backend": format, "weights": "random", "artifacts": store.root, "on_fallback": "error", "device": "cpu"}
     return load_model(NAME, **(given | options))
 
 

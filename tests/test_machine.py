@@ -12,7 +12,6 @@ import runtime
 from runtime import machine
 
 ROOT = str(Path(runtime.__file__).parent.parent)
-V2 = {"cpu.max": "{} {}"}
 V1 = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
 
 
@@ -29,6 +28,7 @@ V1 = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
         ({V1[0]: "150000\n"}, None),
         ({V1[0]: "unlimited", V1[1]: "100000"}, None),
         ({"cpu.max": "300000 100000", V1[0]: "100000", V1[1]: "100000"}, 3.0),
+        ({"cpu.max": "max 100000", V1[0]: "100000", V1[1]: "100000"}, None),
         ({"cpu.max": "?", V1[0]: "100000", V1[1]: "100000"}, 1.0),
     ],
 )

@@ -75,7 +75,7 @@ def test_the_command_printed_builds_what_is_missing(
 def test_a_fallback_warns_exactly_once_and_tells_the_truth(format: str, tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load_model(NAME, backend=format, weights="random", artifacts=tmp_path)
+        model = load_model(NAME, backend=format, weights="random", artifacts=tmp_path, device="cpu")
         embedding = model(IMAGES)
 
     (warning,) = caught
@@ -84,7 +84,7 @@ def test_a_fallback_warns_exactly_once_and_tells_the_truth(format: str, tmp_path
     assert key_of_command(str(warning.message)) == request_for(NAME, weights="random").key(format)
     assert (model.backend, model.providers) == ("eager", ())
     assert str(warning.message).startswith(model.info["fallback"])
-    np.testing.assert_array_equal(embedding, load_model(NAME, backend="eager", weights="random")(IMAGES))
+    np.testing.assert_array_equal(embedding, load_model(NAME, backend="eager", weights="random", device="cpu")(IMAGES))
 
 
 def test_a_random_artifact_is_never_served_as_pretrained(store: Store, format: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
-import children
+import builds
 import numpy as np
 import onnx
 import pytest
@@ -53,7 +53,7 @@ def note_stages(path: Path) -> Callable[[str], None]:
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the embedding in both formats, and `stages.txt`, what its build reported."""
     root = tmp_path_factory.mktemp("older")
-    outcomes = children.build(job(root), partial(note_stages, root / "stages.txt"))
+    outcomes = builds.build(job(root), partial(note_stages, root / "stages.txt"))
     assert isinstance(outcomes, list), outcomes
     assert [o.status for o in outcomes] == ["built", "built"]
     return root
@@ -101,14 +101,14 @@ def test_these_are_all_the_stages(older: Path) -> None:
 
 
 def die_at(stage: str) -> Callable[[str], None]:
-    return lambda reported: children.die() if reported == stage else None
+    return lambda reported: builds.die() if reported == stage else None
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_build_killed_at_any_stage_leaves_what_was_published(stage: str, root: Path) -> None:
     before = contents(root)
 
-    assert children.build(job(root, LAST), partial(die_at, stage)) is SIGKILL
+    assert builds.build(job(root, LAST), partial(die_at, stage)) is SIGKILL
 
     done = {(LAST, "onnx")} if stage in STAGES[-2:] else set()
     assert_whole(root, in_both(EMBEDDING) | done)
@@ -119,31 +119,33 @@ def test_a_build_killed_at_any_stage_leaves_what_was_published(stage: str, root:
         assert contents(root) == before
 
 
+def die_before_renaming(suffix: str) -> None:
+    replace = Path.replace
+
+    def replace_or_die(path: Path, to: Path) -> Path:
+        if path.name == f"{to.name}.part" and to.suffix == suffix:
+            builds.die()
+        return replace(path, to)
+
+    Path.replace = replace_or_die  # type: ignore[method-assign,assignment]
+
+
 def die_after_the_first_file() -> None:
     put = publish._put
-    publish._put = lambda *where: (put(*where), children.die())  # type: ignore[assignment]
-
-
-def die_before_the_manifest_is_written() -> None:
-    publish._replace_text = lambda *_: children.die()
-
-
-def die_before_the_manifest_is_renamed() -> None:
-    replace = Path.replace
-    Path.replace = lambda path, to: children.die() if to.name == MANIFEST else replace(path, to)  # type: ignore
+    publish._put = lambda *where: (put(*where), builds.die())  # type: ignore[assignment]
 
 
 def die_before_old_files_are_removed() -> None:
     write = publish._replace_text
-    publish._replace_text = lambda *what: (write(*what), children.die())  # type: ignore[assignment]
+    publish._replace_text = lambda *what: (write(*what), builds.die())  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(
     ("prepare", "done"),
     [
+        (partial(die_before_renaming, ".onnx"), set()),
         (die_after_the_first_file, set()),
-        (die_before_the_manifest_is_written, set()),
-        (die_before_the_manifest_is_renamed, set()),
+        (partial(die_before_renaming, ".json"), set()),
         (die_before_old_files_are_removed, {(LAST, "onnx")}),
     ],
 )
@@ -152,7 +154,7 @@ def test_a_build_killed_while_publishing_leaves_what_was_published(
 ) -> None:
     before = contents(root).keys()
 
-    assert children.build(job(root, LAST), prepare) is SIGKILL
+    assert builds.build(job(root, LAST), prepare) is SIGKILL
 
     assert contents(root).keys() > before  # new files had come to their place
     assert_whole(root, in_both(EMBEDDING) | done)
@@ -177,8 +179,8 @@ def wait_for(path: Path) -> None:
 
 def test_builds_of_one_model_at_once_all_end_well(root: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
-    first = children.start(job(root, LAST), partial(touch_when_loading, begun))
-    others = [children.start(job(root, which), partial(wait_for, begun)) for which in (BOTH, LAST)]
+    first = builds.start(job(root, LAST), partial(touch_when_loading, begun))
+    others = [builds.start(job(root, which), partial(wait_for, begun)) for which in (BOTH, LAST)]
 
     results = [[o.status for o in child.result()] for child in (first, *others)]
 

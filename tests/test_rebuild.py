@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import children
+import builds
 import pytest
 from conftest import request_for
 
@@ -39,14 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(workers.run, [job("test/tiny_vit", made / "first", out_indices=2)], Silent())
         outcomes = [
-            children.build(job("test/tiny_vit", made / "second", out_indices=2)),
-            children.build(job("test/wide_vit", made / "small")),
+            builds.build(job("test/tiny_vit", made / "second", out_indices=2)),
+            builds.build(job("test/wide_vit", made / "small")),
         ]
         shutil.copytree(made / "second", made / "forced")
         shutil.copytree(made / "small", made / "grown")
         outcomes += [
-            children.build(job("test/tiny_vit", made / "forced", out_indices=2, force=True)),
-            children.build(job("test/wide_vit", made / "grown", out_indices=2)),
+            builds.build(job("test/tiny_vit", made / "forced", out_indices=2, force=True)),
+            builds.build(job("test/wide_vit", made / "grown", out_indices=2)),
             first.result(),
         ]
     for built in outcomes:

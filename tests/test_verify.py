@@ -103,16 +103,15 @@ def test_the_metrics_of_an_embedding_are_those_of_its_worst_image() -> None:
 
 
 def test_the_token_cosine_of_a_map_sees_one_wrong_token() -> None:
-    expected = np.zeros((1, 2, 1, 3))
-    expected[0, :, 0, :] = [[100, 100, 0], [0, 0, 1]]
+    expected = np.array([[100, 50, 3], [50, 100, 4]], dtype=float).reshape(1, 2, 1, 3)  # two channels of three tokens
     got = expected.copy()
-    got[0, :, 0, 2] = [1, 0]  # the last token, small beside the others, now points elsewhere
+    got[0, :, 0, 2] = [4, 3]  # the last token, small beside the others, now points elsewhere
 
     [parity] = compare(["map_0"], [[expected]], [[got]])
 
-    assert parity.min_token_cosine == 0
-    assert parity.min_cosine == pytest.approx(20000 / 20001)
-    assert parity.relative_rms == pytest.approx(math.sqrt(2 / 20001))
+    assert parity.min_token_cosine == pytest.approx(24 / 25)
+    assert parity.min_cosine == pytest.approx(25024 / 25025)
+    assert parity.relative_rms == pytest.approx(math.sqrt(2 / 25025))
 
 
 @pytest.mark.parametrize(("value", "cosine", "relative"), [(0.0, 1.0, 0.0), (1e-3, 0.0, INF)])

@@ -1,4 +1,4 @@
-"""Small backbones for tests: real timm Vision Transformers, a second to export. `--import tiny_backbones` registers them."""
+"""Small backbones for tests, mostly real timm Vision Transformers. `--import tiny_backbones` registers them."""
 
 from typing import Any
 
@@ -126,3 +126,6 @@ def wide_vit(weights: Any, out_indices: Any = None, image_size: Any = 32) -> Any
     """A ViT whose weights outweigh its graphs as a real one's do: 21 MB."""
     wide = TINY | {"embed_dim": 384, "num_heads": 6}
     return timm_vit("vit_tiny_patch16_224", weights, out_indices, image_size, **wide)
+
+
+register_model("test/slow_too", preprocessing=Preprocessing(size=32))(slow)

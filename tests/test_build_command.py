@@ -1,0 +1,165 @@
+"""`python -m exporters.build`: what it says, what it leaves behind, how it ends."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import builds
+import psutil
+import pytest
+from builds import TINY, Ran, run_command
+
+from exporters import build, plan, workers
+from runtime.artifacts import Store
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_children() -> Iterator[None]:
+    """Fork the builder's processes from a server that has imported torch, where a user's start from nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers.multiprocessing, "get_context", builds.context)
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("artifacts")
+
+
+@pytest.fixture(scope="module")
+def mixed(root: Path) -> Ran:
+    """Two good backbones between three that fail, two at a time."""
+    names = ("test/nan", "test/crash", "test/two_stages", "test/not_a_module", "test/own")
+    return run_command(*names, *TINY, "--artifacts", root, "--jobs", 2)
+
+
+def test_what_fails_does_not_hold_up_the_rest(mixed: Ran, root: Path) -> None:
+    assert mixed.status == 1
+    published = [(n, len(Store(root).read(f"test/{n}").artifacts)) for n in ("own", "two_stages", "nan", "crash")]
+    assert published == [("own", 2), ("two_stages", 4), ("nan", 0), ("crash", 0)]
+    assert "6 built, 6 failed. Nothing of what failed was published." in mixed.out
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nan", "failed (embedding of the eager backbone itself: 1 of 5 values are not finite)"),
+        ("crash", "failed (the process was killed by SIGKILL, as the kernel does when memory runs out while loading"),
+        ("not_a_module", "failed ('test/not_a_module': tiny_backbones.not_a_module returned a list; a registered"),
+    ],
+)
+def test_each_failure_says_why(mixed: Ran, name: str, why: str) -> None:
+    for format in plan.FORMATS:
+        assert f"test/{name} [embedding] {format}: {why}" in " ".join(mixed.out.split())
+    assert "Traceback" not in mixed.out
+
+
+def test_the_table_tells_what_was_measured(mixed: Ran) -> None:
+    header, *rows = mixed.out.splitlines()
+
+    assert " ".join(header.split()) == "MODEL VARIANT FORMAT STATUS MIN COSINE MAX DIFF REL RMS SIZE TIME NOTE"
+    [row] = [row for row in rows if row.startswith("test/own") and " onnx " in row]
+    at = {name: header.index(name) for name in ("STATUS", "MIN COSINE", "REL RMS", "SIZE", "TIME")}
+    assert row[at["STATUS"] :].split()[0] == "built"
+    assert float(row[at["MIN COSINE"] :].split()[0]) == pytest.approx(1, abs=1e-6)
+    assert 0 < float(row[at["REL RMS"] :].split()[0]) < 1e-5
+    assert row[at["SIZE"] : at["TIME"]].split()[1] == "MB"
+
+
+def test_progress_is_plain_lines_where_nobody_watches(mixed: Ran) -> None:
+    lines = mixed.err.splitlines()
+
+    assert "test/own [embedding]: exporting onnx" in lines
+    assert [line.split()[0] for line in lines if line.startswith("(")] == [
+        f"({i}/6)" for i in range(1, 7) for _ in "12"
+    ]
+    assert not any(c in mixed.err for c in "\x1b\r")
+
+
+def test_variants_of_one_model_follow_each_other_and_models_go_side_by_side(mixed: Ran) -> None:
+    lines = mixed.err.splitlines()
+
+    def at(text: str) -> int:
+        return next(i for i, line in enumerate(lines) if text in line)
+
+    assert at("test/two_stages [embedding] torchscript: built") < at("test/two_stages [1]: starting")
+    assert at("test/crash [embedding]: starting") < at("test/nan [embedding] onnx: failed")
+    at_once = [line.endswith(": starting") - line.startswith("(") * 0.5 for line in lines]
+    assert max(sum(at_once[:i]) for i in range(len(lines))) == 2
+
+
+def test_what_is_up_to_date_is_skipped_without_a_process(mixed: Ran, root: Path) -> None:
+    again = run_command("test/own", "test/two_stages", *TINY, "--artifacts", root, "--json")
+
+    assert again.status == 0
+    assert [(o["status"], o["note"]) for o in again.lines] == [("skipped", "up to date")] * 6
+    assert [o["model"] for o in again.lines] == ["test/own"] * 2 + ["test/two_stages"] * 4
+    assert again.err == ""
+
+
+def test_what_a_killed_build_left_is_cleaned_up_also_when_all_is_up_to_date(mixed: Ran, root: Path) -> None:
+    left = root / ".staging/test--own/test/own/graph.part"
+    left.parent.mkdir(parents=True)
+    left.touch()
+
+    again = run_command("test/own", *TINY, "--artifacts", root, "--json")
+
+    assert [o["status"] for o in again.lines] == ["skipped"] * 2
+    assert not left.exists()
+
+
+def test_a_failure_is_told_as_json(tmp_path: Path) -> None:
+    ran = run_command("test/not_a_module", *TINY, "--artifacts", tmp_path, "--json", "--format", "onnx")
+
+    assert ran.status == 1
+    [outcome] = ran.lines
+    assert (outcome["model"], outcome["variant"], outcome["format"]) == ("test/not_a_module", "embedding", "onnx")
+    assert outcome["status"] == "failed"
+    assert "returned a list" in outcome["note"]
+
+
+def test_jobs_over_their_time_are_killed(tmp_path: Path) -> None:
+    # Both are over at once, and with --fail-fast the third is not even started.
+    ran = run_command(
+        *("test/slow", "test/slow_too", "test/own", *TINY, "--format", "onnx", "--artifacts", tmp_path, "--json"),
+        *("--jobs", 2, "--timeout", 1, "--fail-fast"),
+    )
+
+    assert ran.status == 1
+    assert ran.lines[0]["note"] == "killed after 1 s (timeout while loading eager); allow more with --timeout"
+    assert {o["model"] for o in ran.lines} <= {"test/slow", "test/slow_too"}
+    assert multiprocessing.active_children() == []
+
+
+def test_fail_fast_kills_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:
+    ran = run_command(
+        *("test/slow", "test/crash", "test/own", *TINY, "--format", "onnx", "--artifacts", tmp_path, "--json"),
+        *("--jobs", 2, "--timeout", 60, "--fail-fast"),
+    )
+
+    assert ran.status == 1
+    assert [o["model"] for o in ran.lines] == ["test/crash"]
+    assert "test/own" not in ran.err
+    assert multiprocessing.active_children() == []
+
+
+def test_an_interrupt_ends_everything_with_status_130(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "exporters.build", "test/slow", *TINY, "--artifacts", str(tmp_path)]
+    # A group of its own: as at a terminal, the children get the signal, too.
+    with subprocess.Popen(
+        command, cwd=Path(build.__file__).parents[1], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        assert any("loading eager" in line for line in process.stderr)
+        below = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+
+    assert process.returncode == 130
+    assert rest == "interrupted: what was published stays; run the same command to go on\n"
+    assert below
+    assert psutil.wait_procs(below, timeout=10)[1] == []
