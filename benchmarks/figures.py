@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.figures", description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES, help="default: all")
     parser.add_argument("--rounds", type=int, default=11, help="timed rounds (default: 11)")
-    parser.add_argument("--built", help="a store that holds every backbone, for parity")
+    parser.add_argument("--built", help="a store that holds every backbone, for parity (default: the default store)")
     parser.add_argument("--name", default="figures", help="name of the report (default: figures)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="backbone-figures-") as artifacts:
@@ -66,8 +66,8 @@ def _giant(artifacts: str, options: argparse.Namespace) -> list[Figure]:  # noqa
     return [build_cost.giant(artifacts)]
 
 
-def _parity(artifacts: str, options: argparse.Namespace) -> list[Figure]:
-    return [parity.collect(options.built or artifacts)]
+def _parity(artifacts: str, options: argparse.Namespace) -> list[Figure]:  # noqa: ARG001
+    return [parity.collect(options.built)]
 
 
 _MEASURES: dict[str, Callable[[str, argparse.Namespace], list[Figure]]] = {

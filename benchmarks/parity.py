@@ -9,7 +9,7 @@ from runtime.artifacts import open_store
 GOAL = 1e-5
 
 
-def collect(artifacts: str) -> Figure:
+def collect(artifacts: str | None) -> Figure:
     """Return the worst relative RMS of every registered backbone over its published artifacts and outputs."""
     store = open_store(artifacts)
     rows = {name: row for name in list_models() if (row := _row(store.read(name).artifacts))}

@@ -35,7 +35,7 @@ class ArtifactKey:
         format: `onnx` or `torchscript`.
         precision: `fp32`.
         image_size: Height and width in pixels, or `dynamic`.
-        options: The builder's own options, sorted.
+        options: The builder's own options, sorted, each value as JSON.
         weights: `pretrained`, `random:<seed>` or `initial:<seed>` (a library's own initialisation).
         input: Input contract: `float32`, [B, C, H, W].
     """
@@ -44,7 +44,7 @@ class ArtifactKey:
     format: str
     precision: str
     image_size: tuple[int, int] | str
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, str], ...]
     weights: str
     input: str = "float32"
 
@@ -55,7 +55,7 @@ class ArtifactKey:
             **asdict(self),
             "out_indices": None if self.out_indices is None else list(self.out_indices),
             "image_size": size if isinstance(size, str) else list(size),
-            "options": dict(self.options),
+            "options": {name: json.loads(value) for name, value in self.options},
         }
 
     @classmethod
@@ -67,7 +67,7 @@ class ArtifactKey:
             format=str(data["format"]),
             precision=str(data["precision"]),
             image_size=size if isinstance(size, str) else (int(size[0]), int(size[1])),
-            options=tuple(sorted(data["options"].items())),
+            options=options_key(data["options"]),
             weights=str(data["weights"]),
             input=str(data["input"]),
         )
@@ -75,8 +75,13 @@ class ArtifactKey:
     def describe(self) -> str:
         """Return the key in the words of a user: `2, fp32, 224x224, pretrained weights`."""
         size = self.image_size if isinstance(self.image_size, str) else "x".join(map(str, self.image_size))
-        options = [f"{name}={value}" for name, value in self.options]
+        options = [f"{name}={json.loads(value)}" for name, value in self.options]
         return ", ".join([label(self.out_indices), self.precision, size, *options, f"{self.weights} weights"])
+
+
+def options_key(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return options in the spelling of a key: sorted, hashable, the same before and after JSON."""
+    return tuple((name, json.dumps(options[name], sort_keys=True)) for name in sorted(options))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from runtime.artifacts import ArtifactKey, default_root
+from runtime.artifacts import ArtifactKey, default_root, options_key
 from runtime.errors import OptionError
 from runtime.facts import LibraryInit
 from runtime.out_indices import Canonical, OutIndices, canonical, flag
@@ -58,6 +58,10 @@ class Request:
             )
         if type(self.seed) is not int:
             raise OptionError(f"seed={self.seed!r} must be an int.")
+        if self.providers is not None and self.backend in ("eager", "torchscript"):
+            raise OptionError(
+                f"providers={list(self.providers)} are onnxruntime's: backend={self.backend!r} takes device= only."
+            )
         self._check_options()
 
     def _check_options(self) -> None:
@@ -68,6 +72,12 @@ class Request:
                 f"load_model({self.spec.name!r}) got an unknown keyword: {', '.join(unknown)}. "
                 f"Valid are {', '.join(OPTION_NAMES)}; of this backbone itself: {own}."
             )
+        try:
+            options_key(self.options)
+        except TypeError as error:
+            raise OptionError(
+                f"Options of {self.spec.name!r} must be JSON values, to be part of a key: {error}."
+            ) from error
         if self.out_indices is not None and "out_indices" not in self.spec.parameters:
             raise OptionError(
                 f"{self.spec.name!r} gives an embedding only: its function takes no out_indices. "
@@ -112,7 +122,7 @@ class Request:
             format=format,
             precision=self.precision,
             image_size=self.size,
-            options=tuple(sorted(self.options.items())),
+            options=options_key(self.options),
             weights=self.weights_key,
         )
 

@@ -21,6 +21,7 @@ from runtime.artifacts import (
     TensorInfo,
     default_root,
     open_store,
+    options_key,
 )
 from runtime.errors import ManifestError
 
@@ -32,7 +33,7 @@ EMBEDDING = Artifact(
     facts={"source": {"licence": "Apache-2.0", "gated": False}},
 )
 MAPS = Artifact(
-    key=ArtifactKey((-3, -1), "onnx", "fp32", "dynamic", (("pool", "cls"), ("tokens", True)), "random:3"),
+    key=ArtifactKey((-3, -1), "onnx", "fp32", "dynamic", options_key({"tokens": True, "pool": "cls"}), "random:3"),
     files=(StoredFile("maps.onnx", 1, "cc"),),
     inputs=(TensorInfo("images", ("batch", 3, "16*h", "16*w")),),
     outputs=(TensorInfo("map_0", ("batch", 5, "h", "w")), TensorInfo("map_1", ("batch", 5, "h", "w"))),
@@ -132,7 +133,7 @@ def test_a_key_is_described_in_the_words_of_a_user(artifact: Artifact, words: st
         {"format": "torchscript"},
         {"precision": "bf16"},
         {"image_size": "dynamic"},
-        {"options": (("tokens", True),)},
+        {"options": options_key({"tokens": True})},
         {"weights": "random:0"},
         {"input": "uint8"},
     ],

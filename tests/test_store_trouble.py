@@ -1,5 +1,7 @@
 """A store that cannot be written or was damaged on disk: nothing is lost, and the next build mends it."""
 
+import errno
+import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import pytest
 import tiny_backbones
 from conftest import request_for
 
-from exporters import pipeline
+from exporters import pipeline, publish
 from exporters.plan import FORMATS, Job
 from exporters.verify import relative_rms
 from runtime import load_model
@@ -81,6 +83,21 @@ def test_a_full_disk_is_told_and_loses_nothing(
         assert f"{root} cannot be written: File too large" in outcome.note
         assert "What was published before is untouched." in outcome.note
     assert contents(root) == before
+
+
+def test_a_first_build_that_cannot_be_published_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(publish, "_replace_text", no_space)
+
+    [outcome] = pipeline.build(job(tmp_path, formats=("onnx",)))
+
+    assert outcome.status == "failed"
+    assert f"{tmp_path} cannot be written: No space left on device. What" in outcome.note
+    assert not (tmp_path / NAME).parent.exists()
 
 
 def test_one_format_that_does_not_fit_does_not_hold_up_the_other(root: Path) -> None:

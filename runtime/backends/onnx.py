@@ -38,7 +38,8 @@ def load(graph: Path, request: Request) -> "OnnxSession":
     reason = choice.reason
     if choice.required is None and got[0] == CPU:
         reason = refused(CUDA, got, messages)
-    return OnnxSession(session, got, parse_device(request.device)[1], reason)
+    index = session.get_provider_options().get(got[0], {}).get("device_id", "0")
+    return OnnxSession(session, got, int(index), reason)
 
 
 def look_at_installation() -> Installation:
