@@ -23,10 +23,11 @@ from exporters.verify import (
     require_finite,
 )
 from runtime import eager
-from runtime.artifacts import Artifact, Manifest, StoredFile, TensorInfo, open_store, sha256_of
+from runtime.artifacts import open_store, sha256_of
 from runtime.backbone import Backbone
 from runtime.errors import BackboneError, BuildError, VerificationError
 from runtime.load import serve
+from runtime.manifest import Artifact, Manifest, StoredFile, TensorInfo
 from runtime.out_indices import label
 from runtime.request import Request
 

@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from runtime import registry
-from runtime.artifacts import Artifact, Store, file_problem
+from runtime.artifacts import Store, file_problem
 from runtime.errors import BackboneError, UnknownModelError
+from runtime.manifest import Artifact
 from runtime.out_indices import OutIndices, label
 from runtime.request import Request
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime.artifacts import Manifest, file_problem
+from runtime.artifacts import file_problem
 from runtime.backends.torchscript_table import TABLE
+from runtime.manifest import Manifest
 
 # onnxruntime memory-maps external data at page boundaries; what is smaller than a page only needs a cache line.
 PAGE, LINE = 4096, 64

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from runtime.artifacts import MANIFEST, Artifact, Manifest, Store, StoredFile, sha256_of
+from runtime.artifacts import MANIFEST, Store, sha256_of
 from runtime.errors import StoreError
+from runtime.manifest import Artifact, Manifest, StoredFile
 
 STAGING = ".staging"
 LOCKS = ".locks"

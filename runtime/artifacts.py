@@ -10,193 +10,16 @@ File names carry the hash of their content, so publishing never changes a file t
 """
 
 import hashlib
-import json
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from runtime.errors import ArtifactCorruptError, ManifestError
-from runtime.out_indices import Canonical, label
+from runtime.manifest import Artifact, Manifest, StoredFile, rebuild
 
-SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 ENVIRONMENT_VARIABLE = "BACKBONE_ARTIFACTS"
-
-
-@dataclass(frozen=True)
-class ArtifactKey:
-    """What makes two artifacts of one model different.
-
-    Attributes:
-        out_indices: Canonical output request; `None` is the embedding.
-        format: `onnx` or `torchscript`.
-        precision: `fp32`.
-        image_size: Height and width in pixels, or `dynamic`.
-        options: The builder's own options, sorted, each value as JSON.
-        weights: `pretrained`, `random:<seed>` or `initial:<seed>` (a library's own initialisation).
-        input: Input contract: `float32`, [B, C, H, W].
-    """
-
-    out_indices: Canonical
-    format: str
-    precision: str
-    image_size: tuple[int, int] | str
-    options: tuple[tuple[str, str], ...]
-    weights: str
-    input: str = "float32"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the key as JSON values."""
-        size = self.image_size
-        return {
-            **asdict(self),
-            "out_indices": None if self.out_indices is None else list(self.out_indices),
-            "image_size": size if isinstance(size, str) else list(size),
-            "options": {name: json.loads(value) for name, value in self.options},
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "ArtifactKey":
-        """Return the key that `to_json` wrote."""
-        indices, size = data["out_indices"], data["image_size"]
-        return cls(
-            out_indices=None if indices is None else tuple(int(i) for i in indices),
-            format=str(data["format"]),
-            precision=str(data["precision"]),
-            image_size=size if isinstance(size, str) else (int(size[0]), int(size[1])),
-            options=options_key(data["options"]),
-            weights=str(data["weights"]),
-            input=str(data["input"]),
-        )
-
-    def describe(self) -> str:
-        """Return the key in the words of a user: `2, fp32, 224x224, pretrained weights`."""
-        size = self.image_size if isinstance(self.image_size, str) else "x".join(map(str, self.image_size))
-        options = [f"{name}={json.loads(value)}" for name, value in self.options]
-        return ", ".join([label(self.out_indices), self.precision, size, *options, f"{self.weights} weights"])
-
-
-def options_key(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return options in the spelling of a key: sorted, hashable, the same before and after JSON."""
-    return tuple((name, json.dumps(options[name], sort_keys=True)) for name in sorted(options))
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file that a manifest lists."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output: its name and shape; a string is a symbolic dimension such as `batch` or `16*h`."""
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str = "float32"
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """One published artifact.
-
-    Attributes:
-        key: What it is.
-        files: The graph first, then the weight data it reads.
-        inputs, outputs: In call order.
-        facts: Preprocessing, source, versions built with, parity: what the manifest tells beyond the key.
-    """
-
-    key: ArtifactKey
-    files: tuple[StoredFile, ...]
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def graph(self) -> StoredFile:
-        """The graph file."""
-        return self.files[0]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the manifest entry."""
-        return {
-            "key": self.key.to_json(),
-            "files": [asdict(f) for f in self.files],
-            "inputs": [{**asdict(t), "shape": list(t.shape)} for t in self.inputs],
-            "outputs": [{**asdict(t), "shape": list(t.shape)} for t in self.outputs],
-            **self.facts,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Artifact":
-        """Return the artifact of a manifest entry."""
-        known = ("key", "files", "inputs", "outputs")
-        if not data["files"]:
-            raise ManifestError("lists an artifact without files")
-        return cls(
-            key=ArtifactKey.from_json(data["key"]),
-            files=tuple(StoredFile(_plain_name(f["name"]), int(f["bytes"]), str(f["sha256"])) for f in data["files"]),
-            inputs=tuple(TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in data["inputs"]),
-            outputs=tuple(TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in data["outputs"]),
-            facts={k: v for k, v in data.items() if k not in known},
-        )
-
-
-def _plain_name(name: object) -> str:
-    if not isinstance(name, str) or name != Path(name).name or name in ("", "..") or set(name) & set("\\\0"):
-        raise ManifestError(f"lists {name!r}, which is not a plain file name inside the model's folder")
-    return name
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What is published of one model."""
-
-    model: str
-    artifacts: tuple[Artifact, ...] = ()
-
-    def to_text(self) -> str:
-        """Return the manifest as sorted, diff-friendly JSON."""
-        entries = sorted((a.to_json() for a in self.artifacts), key=lambda e: json.dumps(e["key"], sort_keys=True))
-        data = {"schema_version": SCHEMA_VERSION, "model": self.model, "artifacts": entries}
-        return json.dumps(data, indent=1, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_text(cls, text: str, path: Path) -> "Manifest":
-        """Return the manifest that `to_text` wrote.
-
-        Raises:
-            ManifestError: The text is no manifest, or one of a newer release.
-        """
-        try:
-            data = json.loads(text)
-            version = data["schema_version"]
-            if version > SCHEMA_VERSION:
-                raise ManifestError(
-                    f"{path} has schema version {version}, this release reads up to {SCHEMA_VERSION}. "
-                    "It was written by a newer release: pip install --upgrade backbone-runtime, or build with this one "
-                    "into another folder: python -m exporters.build NAME --artifacts=FOLDER."
-                )
-            return cls(str(data["model"]), tuple(Artifact.from_json(entry) for entry in data["artifacts"]))
-        except ManifestError as error:
-            if str(path) in str(error):
-                raise
-            raise ManifestError(f"{path} {error}. {_rebuild(path)}") from error
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise ManifestError(
-                f"{path} is not a valid manifest ({type(error).__name__}: {error}). {_rebuild(path)}"
-            ) from error
-
-
-def _rebuild(path: Path) -> str:
-    return f"Delete {path} and build the model again: python -m exporters.build NAME."
 
 
 @dataclass(frozen=True)
@@ -221,10 +44,10 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return Manifest(model)
         except (OSError, UnicodeDecodeError) as error:
-            raise ManifestError(f"{path} cannot be read: {error}. {_rebuild(path)}") from error
+            raise ManifestError(f"{path} cannot be read: {error}. {rebuild(path)}") from error
         manifest = Manifest.from_text(text, path)
         if manifest.model != model:
-            raise ManifestError(f"{path} is the manifest of {manifest.model!r}, not of {model!r}. {_rebuild(path)}")
+            raise ManifestError(f"{path} is the manifest of {manifest.model!r}, not of {model!r}. {rebuild(path)}")
         return manifest
 
     def check(self, model: str, artifact: Artifact, *, full: bool = False) -> list[Path]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime.artifacts import Artifact
 from runtime.backends import Session
 from runtime.errors import ClosedError, InputError, OptionError
+from runtime.manifest import Artifact
 from runtime.request import Request
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from runtime import registry
-from runtime.artifacts import Artifact, Manifest, open_store
+from runtime.artifacts import open_store
 from runtime.backbone import Backbone
 from runtime.backends import Session
 from runtime.errors import (
@@ -17,6 +17,7 @@ from runtime.errors import (
     DependencyError,
 )
 from runtime.machine import installed, onnxruntime_distributions
+from runtime.manifest import Artifact, Manifest
 from runtime.out_indices import OutIndices
 from runtime.providers import check_installation
 from runtime.request import Request, build_command, make_request

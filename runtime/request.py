@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from runtime.artifacts import ArtifactKey, default_root, options_key
+from runtime.artifacts import default_root
 from runtime.errors import OptionError
 from runtime.facts import LibraryInit
+from runtime.manifest import ArtifactKey, options_key
 from runtime.out_indices import Canonical, OutIndices, canonical, flag
 from runtime.registry import BackboneSpec
 

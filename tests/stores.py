@@ -9,8 +9,9 @@ from conftest import request_for
 
 from exporters import build
 from runtime import load, load_model
-from runtime.artifacts import Artifact, ArtifactKey, Manifest, Store, sha256_of
+from runtime.artifacts import Store, sha256_of
 from runtime.backbone import Backbone
+from runtime.manifest import Artifact, ArtifactKey, Manifest
 
 NAME = "test/tiny_vit"
 

@@ -12,18 +12,9 @@ from typing import Any
 import pytest
 
 import runtime
-from runtime.artifacts import (
-    Artifact,
-    ArtifactKey,
-    Manifest,
-    Store,
-    StoredFile,
-    TensorInfo,
-    default_root,
-    open_store,
-    options_key,
-)
+from runtime.artifacts import Store, default_root, open_store
 from runtime.errors import ManifestError
+from runtime.manifest import Artifact, ArtifactKey, Manifest, StoredFile, TensorInfo, options_key
 
 EMBEDDING = Artifact(
     key=ArtifactKey(None, "onnx", "fp32", (32, 48), (), "pretrained"),

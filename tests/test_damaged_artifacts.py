@@ -13,8 +13,9 @@ import pytest
 from stores import NAME, graph_of, key_of_command, list_as_it_is, load_from, published, republish, weights_of
 
 from runtime import load
-from runtime.artifacts import Artifact, Store
+from runtime.artifacts import Store
 from runtime.errors import ArtifactCorruptError, BackendFallbackWarning, ManifestError
+from runtime.manifest import Artifact
 from runtime.providers import CUDA
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)

@@ -19,8 +19,9 @@ from exporters import pipeline, publish
 from exporters.plan import FORMATS, Job
 from exporters.verify import relative_rms
 from runtime import load_model
-from runtime.artifacts import MANIFEST, Artifact, Store
+from runtime.artifacts import MANIFEST, Store
 from runtime.errors import BuildError, StoreError
+from runtime.manifest import Artifact
 
 NAME = "test/two_stages"
 
