@@ -73,8 +73,12 @@ def build(job: Job, prepare: Prepare | None = None) -> list[Outcome] | Exception
 
 
 def _work(job: Job, prepare: Prepare | None, connection: Connection) -> None:
+    import torch
+
     from exporters import pipeline
 
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
     report = prepare() if prepare else None
     try:
         connection.send(pipeline.build(job, report or (lambda _: None)))

@@ -13,6 +13,7 @@ from exporters import workers
 from exporters.plan import FORMATS, Job, Outcome
 from runtime import eager, load_model
 from runtime.artifacts import Store
+from runtime.machine import cpu_count
 
 
 class Silent:
@@ -25,7 +26,8 @@ class Silent:
 
 def job(name: str, root: Path, force: bool = False, **options: Any) -> Job:
     request = request_for(name, weights="random", artifacts=str(root), **options)
-    return Job(request, FORMATS, force=force, imports=("tiny_backbones",))
+    # As many threads as the command gives: sums of another order would differ in their last bits.
+    return Job(request, FORMATS, force=force, threads=cpu_count(), imports=("tiny_backbones",))
 
 
 @pytest.fixture(scope="module")
