@@ -239,7 +239,8 @@ def test_a_worker_process_serves_an_artifact_with_the_same_numbers(method: str, 
     numbers, has_torch = in_a_worker(method, torchless)
 
     np.testing.assert_array_equal(numbers, expected)
-    assert has_torch is (method == "fork")
+    if method == "spawn":  # a fork has what its parent has, a fork server what was ever preloaded into it
+        assert not has_torch
     np.testing.assert_array_equal(torchless(images()), expected)
 
 

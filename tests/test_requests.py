@@ -10,6 +10,7 @@ from torch import nn
 
 from runtime import BackboneModelRegistry, ModelFromRegistry, load_model, registry
 from runtime.errors import ArtifactNotFoundError, BackendFallbackWarning, DeviceError, OptionError, OutIndicesError
+from runtime.manifest import options_key
 from runtime.out_indices import canonical, flag, label
 from runtime.request import make_request
 
@@ -246,3 +247,14 @@ def test_the_transforms_of_a_model_from_the_registry_get_its_output() -> None:
 def test_a_model_from_the_registry_refuses_what_load_model_refuses() -> None:
     with pytest.raises(OptionError, match="unknown keyword: dynamic_img_size"):
         ModelFromRegistry("test/tiny_vit", {"dynamic_img_size": True})
+
+
+@pytest.mark.parametrize("backend", ["eager", "torchscript"])
+def test_providers_are_refused_by_backends_that_have_none(backend: str) -> None:
+    with pytest.raises(OptionError, match="are onnxruntime's: backend='" + backend):
+        request("test/tiny_vit", backend=backend, providers=["CPUExecutionProvider"])
+
+
+def test_options_are_the_same_key_before_and_after_json() -> None:
+    assert options_key({"b": (1, 2), "a": True}) == options_key({"a": True, "b": [1, 2]})
+    hash(options_key({"b": [1, 2]}))
