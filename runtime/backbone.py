@@ -40,7 +40,8 @@ class Backbone:
         fallback: str | None = None,
     ) -> None:
         # The request that gives this very backbone again, without another fallback.
-        self._request = replace(request, backend=backend)
+        providers = request.providers if backend == "onnx" else None
+        self._request = replace(request, backend=backend, providers=providers)
         self._artifact = artifact
         self._open_session = open_session
         self._fallback = fallback

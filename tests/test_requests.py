@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from runtime import BackboneModelRegistry, ModelFromRegistry, load_model, registry
+from runtime import BackboneModelRegistry, load_model, registry
 from runtime.errors import ArtifactNotFoundError, BackendFallbackWarning, DeviceError, OptionError, OutIndicesError
 from runtime.manifest import options_key
 from runtime.out_indices import canonical, flag, label
@@ -203,6 +202,13 @@ def test_the_environment_sets_what_happens_without_an_artifact_unless_the_call_d
             load_model("test/own", artifacts=tmp_path, **given)
 
 
+def test_providers_do_not_stand_in_the_way_of_the_fallback(tmp_path: Path) -> None:
+    with pytest.warns(BackendFallbackWarning):
+        model = load_model("test/own", providers=["CPUExecutionProvider"], artifacts=tmp_path)
+
+    assert copy.deepcopy(model)(images()).shape == (2, 5)
+
+
 def test_an_environment_variable_with_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKBONE_ON_FALLBACK", "eror")
 
@@ -216,37 +222,6 @@ def test_the_call_that_evas_documentation_shows_works() -> None:
 
     assert [m.shape for m in maps] == [(2, 48, 4, 4)] * 2
     assert all(torch.equal(a, b) for a, b in zip(maps, same, strict=True))
-
-
-@pytest.mark.parametrize("backend", ["eager", "onnx", "torchscript"])
-def test_a_model_from_the_registry_is_a_module_that_gives_tensors(backend: str, built: Path) -> None:
-    options = {"backend": backend, "weights": "random", "artifacts": built, "on_fallback": "error"}
-    expected = load_model("test/tiny_vit", **options)(images())
-
-    model = ModelFromRegistry("test/tiny_vit", model_kwargs=options)
-    inside = nn.Sequential(model, nn.Identity())
-    maps = ModelFromRegistry("test/tiny_vit", {"out_indices": 1, **options}, {"out_indices": 2})(images())
-
-    assert not model.training
-    assert model.backbone.backend == backend
-    torch.testing.assert_close(inside(images()), expected, rtol=0, atol=1e-6)
-    assert not inside(images().requires_grad_()).requires_grad
-    torch.testing.assert_close(copy.deepcopy(inside)(images()), expected, rtol=0, atol=1e-6)
-    assert isinstance(maps, list)
-    assert [(type(m), m.shape) for m in maps] == [(torch.Tensor, (2, 48, 4, 4))] * 2
-
-
-def test_the_transforms_of_a_model_from_the_registry_get_its_output() -> None:
-    plain = ModelFromRegistry("test/tiny_vit", EAGER)(images())
-
-    model = ModelFromRegistry("test/tiny_vit", model_extra_kwargs=EAGER, transforms=lambda output: output.norm(dim=1))
-
-    assert torch.equal(model(images()), plain.norm(dim=1))
-
-
-def test_a_model_from_the_registry_refuses_what_load_model_refuses() -> None:
-    with pytest.raises(OptionError, match="unknown keyword: dynamic_img_size"):
-        ModelFromRegistry("test/tiny_vit", {"dynamic_img_size": True})
 
 
 @pytest.mark.parametrize("backend", ["eager", "torchscript"])
