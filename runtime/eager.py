@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import nn
 
-from runtime.errors import OptionError, RegistrationError
+from runtime.errors import DependencyError, OptionError, RegistrationError
 from runtime.facts import LibraryInit
 from runtime.loud import draw_loud
 from runtime.request import Request
+from runtime.requirements import missing_for_eager
 from runtime.weights import LibraryWeights, LoudWeights, PublishedWeights, Weights
 
 
@@ -24,11 +25,14 @@ def build(request: Request) -> EagerModel:
     """Return the backbone that `request` describes, on the CPU, in eval mode.
 
     Raises:
+        DependencyError: A package that the backbone needs is not installed.
         WeightsError: The weights cannot be had or do not fit.
         OutIndicesError: The backbone has no such feature maps.
         RegistrationError: The registered function did not return an `nn.Module`.
     """
     spec = request.spec
+    if hint := missing_for_eager(spec):
+        raise DependencyError(f"{spec.name!r} as eager torch: {hint}")
     arguments = dict(request.options)
     if request.out_indices is not None:
         arguments["out_indices"] = request.out_indices if spec.depth is None else _plain(request)

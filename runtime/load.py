@@ -21,6 +21,7 @@ from runtime.manifest import Artifact, Manifest
 from runtime.out_indices import OutIndices
 from runtime.providers import check_installation
 from runtime.request import Request, build_command, make_request
+from runtime.requirements import missing_for_eager
 
 PREFERENCE = {
     "auto": ("onnx", "torchscript", "eager"),
@@ -45,7 +46,7 @@ def load_model(
     threads: int | None = None,
     weights: Literal["pretrained", "random"] | None = None,
     seed: int | None = None,
-    image_size: int | tuple[int, int] | Literal["dynamic"] | None = None,
+    image_size: int | tuple[int, ...] | Literal["dynamic"] | None = None,
     verify: Literal["size", "full"] | None = None,
     **options: Any,
 ) -> Backbone:
@@ -67,8 +68,8 @@ def load_model(
         threads: CPU threads of the onnx backend (of torch: for the process); by default every CPU it may use.
         weights: `pretrained` (the default) or `random`, loud random weights drawn from `seed`.
         seed: Seed of random weights, 0 by default.
-        image_size: Side in pixels, (height, width), or `dynamic` for any multiple of the patch; by default the
-            publisher's size.
+        image_size: Side in pixels, (height, width), (depth, height, width) of a volume, or `dynamic` for any multiple
+            of the patch; by default the publisher's size.
         verify: `size` (the default) compares the artifact's file sizes with its manifest, `full` their SHA-256.
         **options: The backbone's own options, such as `include_patch_tokens`.
 
@@ -185,15 +186,12 @@ def _obstacles(request: Request) -> dict[str, str]:
             if request.backend == "onnx":
                 raise
             obstacles["onnx"] = str(error)
+    hint = missing_for_eager(request.spec)
     if not installed("torch"):
-        hint = "torch is not installed: pip install 'backbone-runtime[eager]'."
         obstacles["torchscript"] = f"backend='torchscript': {hint}"
+    if hint is not None:
         refusal = "backend='eager':" if request.backend == "eager" else "Eager torch cannot serve it either:"
         obstacles["eager"] = f"{refusal} {hint}"
-    elif not installed("timm") and request.spec.build.__module__.startswith("runtime.backbones."):
-        obstacles["eager"] = (
-            "Eager torch cannot serve it: timm is not installed: pip install 'backbone-runtime[eager]'."
-        )
     return obstacles
 
 

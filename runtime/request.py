@@ -39,7 +39,7 @@ class Request:
     threads: int | None = None
     weights: str = "pretrained"
     seed: int = 0
-    image_size: int | tuple[int, int] | str | None = None
+    image_size: int | tuple[int, ...] | str | None = None
     verify: str = "size"
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -91,23 +91,24 @@ class Request:
         return canonical(self.out_indices, self.spec.depth)
 
     @property
-    def size(self) -> tuple[int, int] | str:
-        """Height and width in pixels, or `dynamic`."""
-        size = self.spec.preprocessing.size if self.image_size is None else self.image_size
-        if size == "dynamic":
+    def size(self) -> tuple[int, ...] | str:
+        """Height and width in pixels (depth, height and width of a volume), or `dynamic`."""
+        facts, patch = self.spec.preprocessing, self.spec.patch_size
+        size = facts.size if self.image_size is None else self.image_size
+        if size == "dynamic" and facts.spatial_dims == 2:
             return "dynamic"
-        sides = (size, size) if isinstance(size, int) else size
-        if not _is_list(sides) or len(sides) != 2 or any(type(s) is not int or s < 1 for s in sides):
-            raise OptionError(f"image_size={size!r} must be pixels (an int, or height and width) or 'dynamic'.")
-        height, width = sides
-        patch = self.spec.patch_size
-        if height % patch or width % patch:
-            near = tuple(max(patch, round(side / patch) * patch) for side in (height, width))
+        sides = (size,) * facts.spatial_dims if isinstance(size, int) else size
+        if not _is_list(sides) or len(sides) != facts.spatial_dims or any(type(s) is not int or s < 1 for s in sides):
+            either = "height and width) or 'dynamic'" if facts.spatial_dims == 2 else "depth, height and width)"
+            raise OptionError(f"image_size={size!r} must be pixels (an int, or {either}.")
+        if any(side % patch for side in sides):
+            near = tuple(max(patch, round(side / patch) * patch) for side in sides)
+            which = "both" if len(sides) == 2 else "all"
             raise OptionError(
-                f"image_size={size!r}: both sides must be multiples of {self.spec.name}'s patch, {patch} pixels. "
-                f"Nearest: {near[0] if height == width else near}."
+                f"image_size={size!r}: {which} sides must be multiples of {self.spec.name}'s patch, {patch} pixels. "
+                f"Nearest: {near[0] if len(set(near)) == 1 else near}."
             )
-        return height, width
+        return tuple(sides)
 
     @property
     def weights_key(self) -> str:
