@@ -4,11 +4,14 @@ import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from runtime import registry
 from runtime.artifacts import Store, file_problem
-from runtime.errors import BackboneError, UnknownModelError
+from runtime.download import fetch
+from runtime.errors import BackboneError, UnknownModelError, WeightsError
+from runtime.facts import LocalFile
 from runtime.manifest import Artifact
 from runtime.out_indices import OutIndices, label
 from runtime.request import Request
@@ -129,7 +132,22 @@ def stale(artifact: Artifact, job: Job, format: str, store: Store) -> str | None
         return f"stale: {changed}"
     declared = str(job.request.spec.source) if job.request.spec.source else None
     built = artifact.facts.get("source", {}).get("id")
-    return None if built == declared else f"stale: source {built} -> {declared}"
+    if built != declared:
+        return f"stale: source {built} -> {declared}"
+    return _replaced(artifact, job) if artifact.key.weights == "pretrained" else None
+
+
+def _replaced(artifact: Artifact, job: Job) -> str | None:
+    """Return why a local checkpoint is not the one built from; one that is gone is no reason to build again."""
+    source = job.request.spec.source
+    if not isinstance(source, LocalFile):
+        return None
+    try:
+        _, revision = fetch(source, job.request.spec.name, gated=False)
+    except WeightsError:
+        return None
+    built = artifact.facts.get("source", {}).get("revision")
+    return None if built == revision else f"stale: {Path(source.path).name} {built} -> {revision}"
 
 
 def _changed(built: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -8,24 +8,38 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from runtime.artifacts import sha256_of
 from runtime.errors import DependencyError, WeightsError
-from runtime.facts import HubFile, Url
+from runtime.facts import HubFile, LocalFile, Published, Url
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
 
 
-def fetch(source: HubFile | Url, model_name: str, gated: bool) -> tuple[Path, str]:
+def fetch(source: Published, model_name: str, gated: bool) -> tuple[Path, str]:
     """Return the local file and the exact revision it is: a commit of the hub, or `sha256:` of the file.
 
-    A file already in the cache is used as it is: no request, no token.
+    A file already in the cache is used as it is: no request, no token. A local file stays where it is.
 
     Raises:
-        WeightsError: The source is gated, unreachable, moved, or its checksum does not match.
+        WeightsError: The source is gated, missing, unreachable, moved, or its checksum does not match.
     """
     if isinstance(source, HubFile):
         return _fetch_from_hub(source, model_name, gated)
+    if isinstance(source, LocalFile):
+        return _read_in_place(source, model_name)
     return _fetch_from_url(source, model_name)
+
+
+def _read_in_place(source: LocalFile, model_name: str) -> tuple[Path, str]:
+    path = Path(source.path).expanduser().absolute()
+    try:
+        return path, f"sha256:{sha256_of(path)}"
+    except OSError as error:
+        raise WeightsError(
+            f"{model_name} needs the checkpoint {path}, which cannot be read: {error.strerror or error}. "
+            "Name a checkpoint file (.safetensors, or a PyTorch checkpoint) that this process may read."
+        ) from error
 
 
 def _fetch_from_hub(source: HubFile, model_name: str, gated: bool) -> tuple[Path, str]:

@@ -1,7 +1,9 @@
 """What is declared about a backbone: plain data, standard library only."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -73,6 +75,20 @@ class Url:
 
 
 @dataclass(frozen=True)
+class LocalFile:
+    """A checkpoint on this machine: a `.safetensors` file or a PyTorch checkpoint.
+
+    A relative path is looked up where Python was started. Manifests record the file's name and SHA-256, never its
+    folder: the path of one machine says nothing on another.
+    """
+
+    path: str | os.PathLike[str]
+
+    def __str__(self) -> str:
+        return f"file:{Path(self.path).name}"
+
+
+@dataclass(frozen=True)
 class LibraryInit:
     """No published weights: the library's own initialisation, from a fixed seed."""
 
@@ -82,4 +98,5 @@ class LibraryInit:
         return f"library initialisation, seed {self.seed}"
 
 
-Source = HubFile | Url | LibraryInit
+Published = HubFile | Url | LocalFile
+Source = Published | LibraryInit

@@ -227,6 +227,7 @@ def test_the_public_names_are_these() -> None:
         "BackboneModelRegistry",
         "HubFile",
         "LibraryInit",
+        "LocalFile",
         "ModelFromRegistry",
         "Preprocessing",
         "Url",
