@@ -63,7 +63,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one artifact: `built`, `skipped` or `failed`."""
+    """What became of one artifact: `built`, `skipped` or `failed`.
+
+    Attributes:
+        seconds: Since its process began.
+        bytes: Of its graph and the weight data it reads.
+        peak_bytes: Largest resident memory of the process that built it; 0 when none did.
+        min_cosine, max_abs, relative_rms: Worst over all outputs and verification inputs.
+    """
 
     model: str
     variant: str
@@ -72,6 +79,7 @@ class Outcome:
     note: str = ""
     seconds: float = 0.0
     bytes: int = 0
+    peak_bytes: int = 0
     min_cosine: float | None = None
     max_abs: float | None = None
     relative_rms: float | None = None

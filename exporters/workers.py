@@ -204,9 +204,18 @@ def _work(job: Job, connection: Connection, log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
-        connection.send(_build(job, connection))
+        connection.send([replace(outcome, peak_bytes=_peak_bytes()) for outcome in _build(job, connection)])
     except BrokenPipeError:
         sys.exit("the parent process is gone")
+
+
+def _peak_bytes() -> int:
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _build(job: Job, connection: Connection) -> list[Outcome]:

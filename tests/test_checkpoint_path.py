@@ -157,5 +157,5 @@ def test_the_manifest_counts_the_parameters(store: Path) -> None:
 
 
 def test_a_file_that_is_gone_is_named_by_every_backend() -> None:
-    with pytest.raises(WeightsError, match="checkpoint_path='none.bin' cannot be read: No such file"):
+    with pytest.raises(WeightsError, match=r"checkpoint_path='none\.bin' cannot be read: No such file"):
         load_model(NAME, backend="onnx", checkpoint_path="none.bin")
