@@ -74,7 +74,7 @@ def render(records: list[Record], names: list[str], machine: dict[str, Any]) -> 
         "",
         "| Backbone | Outputs | Formats | Relative RMS | Peak memory | Time |",
         "|---|---|---|---|---|---|",
-        *(_row(record) for record in records),
+        *(row(record) for record in records),
     ]
     return "\n".join(lines) + "\n"
 
@@ -91,7 +91,8 @@ def _failures(records: list[Record]) -> int:
     return sum(outcome["status"] == "failed" for record in records for outcome in record["outcomes"])
 
 
-def _row(record: Record) -> str:
+def row(record: Record) -> str:
+    """Return a variant's line of the report."""
     formats = [
         o["format"] if o["status"] == "built" else f"{o['format']} {o['status']}: {o['note']}"
         for o in record["outcomes"]
