@@ -1,4 +1,4 @@
-"""Write the list of backbones, in docs/backbones.md and README.md, from the registry and from what building recorded."""
+"""Write the list of backbones, in docs/backbones.md and README.md, from the registry and the records of building."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.catalogue_report import Record, read_ledger
+from benchmarks.catalogue_report import Record, built, read_ledger
 from runtime import HubFile, LibraryInit, Url, list_models
 from runtime.registry import BackboneSpec, find
 
@@ -16,14 +16,15 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- backbones: python -m benchmarks.support_matrix -->", "<!-- end of backbones -->"
 
 HEAD = [
-    "| Backbone | Parameters | Embedding | Maps | Formats | Max difference: embedding, maps | Size | Licence | Source |",
+    "| Backbone | Parameters | Embedding | Maps | Formats | Difference | Size | Licence | Source |",
     "|---|--:|--:|---|---|---|--:|---|---|",
 ]
 LEGEND = """\
 Built with loud random weights and compared with eager PyTorch on real tissue, noise, constants and extremes:
-*max difference* is the largest absolute one, *rel.* the largest root mean square relative to the output's own.
+*difference*, of the embedding, then of the maps: the largest absolute one and, *rel.*, the largest root mean square
+relative to the output's own.
 *Maps*: how many `out_indices` reaches, and the shape of the last. *Size*: weights, shared by all variants and both
-formats. A lock marks weights whose publisher wants terms accepted first."""
+formats. *Gated*: the publisher wants terms to be accepted before the download."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +67,7 @@ def _row(spec: BackboneSpec, records: Sequence[Record]) -> list[str]:
         or "not built",
         f"{_difference([embedding] if embedding else [])}, {_difference(maps)}",
         _size(records),
-        f"{'🔒 ' if spec.gated else ''}{spec.licence or 'not stated'}",
+        f"{spec.licence or 'not stated'}{' (gated)' if spec.gated else ''}",
         _source(spec),
     ]
 
@@ -88,13 +89,13 @@ def _map_shape(spec: BackboneSpec, records: Sequence[Record]) -> str:
     outputs = _outputs(records)
     if not outputs:
         return f"{spec.depth}" if spec.depth else ""
-    return f"{spec.depth or '?'} of {'×'.join(map(str, outputs[-1]['shape'][1:]))}"
+    return f"{spec.depth or '?'} of {'x'.join(map(str, outputs[-1]['shape'][1:]))}"
 
 
 def _difference(records: Sequence[Record]) -> str:
     outputs = _outputs(records)
     if not outputs:
-        return "–"
+        return "-"
     absolute, relative = (max(o[key] for o in outputs) for key in ("max_abs", "relative_rms"))
     return f"{absolute:.1e} (rel. {relative:.1e})"
 
