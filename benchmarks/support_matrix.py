@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.catalogue_report import Record, built, read_ledger
+from benchmarks.catalogue_report import Record, read_ledger
 from runtime import HubFile, LibraryInit, Url, list_models
 from runtime.registry import BackboneSpec, find
 
