@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.download import fetch
-from runtime.errors import WeightsError
+from runtime.errors import BackboneError, WeightsError
 from runtime.facts import HubFile, Url
 from runtime.loud import draw_loud
 
@@ -71,9 +71,10 @@ class PublishedWeights:
         path, self.revision = fetch(self.source, self.model_name, self.gated)
         model = _skeleton(create)
         tensors = read_checkpoint(path)
+        what = f"{self.model_name}: {path.name} of {self.source}"
         if adapt is not None:
-            tensors = adapt(tensors, model)
-        check_fit(model, tensors, f"{self.model_name}: {path.name} of {self.source}")
+            tensors = convert(model, tensors, adapt, what)
+        check_fit(model, tensors, what)
         # `assign` keeps the file's memory-mapped tensors: no second copy of a giant's weights.
         model.load_state_dict(
             {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, strict=True, assign=True
@@ -109,6 +110,20 @@ def read_checkpoint(path: Path) -> Tensors:
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path.name} holds a {type(loaded).__name__}, not a state dict of tensors.")
     return loaded
+
+
+def convert(model: nn.Module, tensors: Tensors, adapt: Adapt, what: str) -> Tensors:
+    """Return `adapt(tensors, model)`; a checkpoint that it cannot even read is of another model."""
+    names = _listing("tensors", sorted(map(str, tensors)))
+    try:
+        return adapt(tensors, model)
+    except BackboneError:
+        raise
+    except Exception as error:  # whatever a converter trips over in a foreign file
+        raise WeightsError(
+            f"{what} cannot be converted ({type(error).__name__}: {error}). It holds {''.join(names) or 'nothing'}. "
+            "Nothing was loaded. Is it the checkpoint of another model or release?"
+        ) from error
 
 
 def check_fit(model: nn.Module, tensors: Tensors, what: str) -> None:
