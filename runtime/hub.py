@@ -14,11 +14,18 @@ def fetch_from_hub(source: HubFile, model_name: str, gated: bool) -> tuple[Path,
     The first of `source.filenames` that is cached is used without any request.
     """
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    for filename in source.filenames:
-        cached = try_to_load_from_cache(source.repo, filename, revision=source.revision)
-        if isinstance(cached, str):
-            return Path(cached), _commit(Path(cached))
+    try:
+        for filename in source.filenames:
+            cached = try_to_load_from_cache(source.repo, filename, revision=source.revision)
+            if isinstance(cached, str):
+                return Path(cached), _commit(Path(cached))
+    except HFValidationError as error:
+        raise WeightsError(
+            f"{model_name} needs {source.repo!r} from the Hugging Face hub, which cannot be a repository: "
+            f"{first_line(error)}. Repositories are named 'owner/name'."
+        ) from error
     path = _download_from_hub(source, model_name, gated)
     _check_hub_file(path, f"{model_name}: {path.name} of {source}")
     return path, _commit(path)

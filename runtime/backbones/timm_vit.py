@@ -89,5 +89,5 @@ def _then_timm(adapt: "Adapt | None") -> "Adapt":
 def _patch_embedding(checkpoint: dict[str, Any]) -> dict[str, Any]:
     # timm would resample patches of 8 pixels to 16 and so make a ViT-S/8 pass for a ViT-S/16.
     tensors = checkpoint.get("model", checkpoint)
-    stem = "patch_embed.proj.weight"
-    return {stem: found} if (found := tensors.get("state_dict", tensors).get(stem)) is not None else {}
+    stem = tensors.get("state_dict", tensors).get("patch_embed.proj.weight")
+    return {} if stem is None or stem.ndim != 4 else {"patch_embed.proj.weight": stem}
