@@ -1,43 +1,14 @@
 """Weights from a hub: the real client against a server on this machine, and one clear line when they cannot be had."""
 
 import hashlib
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_client import FILES, Fetch, client
 from loopback import COMMIT, Answer, Loopback, files_under, serving
-
-import runtime
-
-FILES = ("model.safetensors", "pytorch_model.bin")
-# The client reads its settings when it is imported, so it runs in a process of its own; it need not wait between tries.
-CHILD = """
-import json, os, sys, time
-from huggingface_hub import constants
-from runtime.download import fetch
-from runtime.errors import WeightsError
-from runtime.facts import HubFile
-
-time.sleep = lambda seconds: None
-if patience := os.environ.get("PATIENCE"):
-    constants.HF_HUB_DOWNLOAD_TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT = float(patience)
-    constants.DOWNLOAD_CHUNK_SIZE = 1000  # what it has written it need not ask for again
-for line in sys.stdin:
-    repo, filenames, revision, gated = json.loads(line)
-    try:
-        answer = [str(part) for part in fetch(HubFile(repo, tuple(filenames), revision), "test/model", gated)]
-    except WeightsError as error:
-        answer = str(error)
-    print(json.dumps(answer), flush=True)
-"""
-
-Fetch = Callable[..., list[str] | str]
 
 
 @pytest.fixture(scope="module")
@@ -49,32 +20,6 @@ def server() -> Iterator[Loopback]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hub")
-
-
-def client(home: Path, **settings: str) -> Iterator[Fetch]:
-    """Give a function that fetches in a child; it returns path and revision, or the error's text."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    here = {"HF_HOME": str(home), "PYTHONPATH": str(Path(runtime.__file__).parent.parent), "NO_PROXY": "127.0.0.1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD],
-        env=clean | here | settings,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-
-        def fetch(
-            repo: str, filenames: tuple[str, ...] = FILES, revision: str | None = None, gated: bool = False
-        ) -> list[str] | str:
-            print(json.dumps([repo, filenames, revision, gated]), file=child.stdin, flush=True)
-            answer: list[str] | str = json.loads(child.stdout.readline())
-            return answer
-
-        yield fetch
-        child.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +123,9 @@ def test_offline_a_missing_file_says_what_to_do(server: Loopback, offline: Fetch
 )
 @pytest.mark.parametrize("status", [404, 401])
 def test_a_repository_that_does_not_exist_or_hides(
-    status: int, code: dict[str, str], gated: bool, hint: str, server: Loopback, online: Fetch
+    status: int, gated: bool, hint: str, server: Loopback, online: Fetch
 ) -> None:
-    server.refuse("no/model", "model.safetensors", status, **code)
+    server.refuse("no/model", "model.safetensors", status, X_Error_Code="RepoNotFound")
 
     message = online("no/model", gated=gated)
 
