@@ -1,8 +1,10 @@
 """Filling an architecture with weights: published, random, or the library's own."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -102,14 +104,21 @@ def read_checkpoint(path: Path) -> Tensors:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        told = (str(error).splitlines() or [""])[0]
         raise WeightsError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}: {told}). Only tensors are "
+            f"{path} is not a checkpoint that can be read safely ({_told(error)}). Only tensors are "
             "loaded, never code. If the file is whole (delete it and try again), ask its publisher for safetensors."
         ) from error
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path.name} holds a {type(loaded).__name__}, not a state dict of tensors.")
     return loaded
+
+
+def _told(error: Exception) -> str:
+    # torch's own first line advises to run the code in the file: quote what it met there instead.
+    if isinstance(error, UnpicklingError):
+        found = re.search(r"GLOBAL \S+|Unsupported [a-z]+ \d+", str(error))
+        return f"pickle with {found[0]}" if found else "no pickle of tensors"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def convert(model: nn.Module, tensors: Tensors, adapt: Adapt, what: str) -> Tensors:
