@@ -78,8 +78,16 @@ def _then_timm(adapt: "Adapt | None") -> "Adapt":
         from timm.models.vision_transformer import checkpoint_filter_fn
 
         adapted = adapt(tensors, model) if adapt is not None else tensors
+        stem = _patch_embedding(adapted)
         filtered: dict[str, Any] = checkpoint_filter_fn(adapted, model)
         # Published classifiers are not part of a backbone.
-        return {key: value for key, value in filtered.items() if not key.startswith("head.")}
+        return {key: value for key, value in filtered.items() if not key.startswith("head.")} | stem
 
     return both
+
+
+def _patch_embedding(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    # timm would resample patches of 8 pixels to 16 and so make a ViT-S/8 pass for a ViT-S/16.
+    tensors = checkpoint.get("model", checkpoint)
+    stem = tensors.get("state_dict", tensors).get("patch_embed.proj.weight")
+    return {} if stem is None or stem.ndim != 4 else {"patch_embed.proj.weight": stem}
