@@ -112,7 +112,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_whole(tmp_path: Path) -> None
             NAME,
             {"checkpoint_path": "none.bin"},
             WeightsError,
-            "checkpoint_path='none.bin' cannot be read: No such file",
+            r"none\.bin, which cannot be read: No such file",
         ),
         (NAME, {"checkpoint_path": "f", "weights": "random"}, OptionError, "exclude each other: leave one out"),
         ("test/own", {"checkpoint_path": "f"}, OptionError, "'test/own' loads its own weights; its function has no"),
