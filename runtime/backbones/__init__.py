@@ -2,13 +2,28 @@
 
 from runtime.backbones import (
     bioptimus,
+    histai,
     hkust,
     kaiko,
     lunit,
     mahmood,
+    meta,
+    owkin,
     paige,
     prov_gigapath,
     universal,
 )
 
-__all__ = ["bioptimus", "hkust", "kaiko", "lunit", "mahmood", "paige", "prov_gigapath", "universal"]
+__all__ = [
+    "bioptimus",
+    "histai",
+    "hkust",
+    "kaiko",
+    "lunit",
+    "mahmood",
+    "meta",
+    "owkin",
+    "paige",
+    "prov_gigapath",
+    "universal",
+]

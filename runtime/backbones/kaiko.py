@@ -1,13 +1,15 @@
-"""kaiko.ai, "Towards Large-Scale Training of Pathology Foundation Models" (2024, arXiv:2404.15217).
+"""kaiko.ai: its ViTs (2024, arXiv:2404.15217) and Midnight-12k (Karasikov et al. 2025, arXiv:2504.05186).
 
-Weights: the files that the torch.hub repository kaiko-ai/towards_large_pathology_fms points to; its code is not run. No
-checksum is published. Normalisation is 0.5/0.5 as its README says (`pretrained_cfg` shows ImageNet's by mistake).
+Weights of the ViTs: the files that the torch.hub repository kaiko-ai/towards_large_pathology_fms points to; its code is
+not run. No checksum is published. Normalisation is 0.5/0.5 as its README says (`pretrained_cfg` shows ImageNet's by
+mistake).
 """
 
 from typing import Any
 
 from runtime.backbones.timm_vit import timm_vit
-from runtime.facts import HALF, Preprocessing, Url
+from runtime.backbones.transformers_vit import transformers_vit
+from runtime.facts import HALF, HubFile, Preprocessing, Url
 from runtime.registry import register_model
 
 RELEASE = "https://github.com/kaiko-ai/towards_large_pathology_fms/releases/download/0.0.1"
@@ -60,3 +62,35 @@ def kaiko_vitl14(weights: Any, out_indices: Any = None, image_size: Any = 224) -
     Trained at 518 pixels; the position embedding is resampled to the size used.
     """
     return timm_vit("vit_large_patch14_reg4_dinov2", weights, out_indices, image_size)
+
+
+@register_model(
+    "pathology/kaiko_midnight_12k",
+    preprocessing=PREPROCESSING,
+    source=HubFile("kaiko-ai/midnight"),
+    licence="MIT",
+    depth=40,
+    patch_size=14,
+    extra="transformers",
+)
+def kaiko_midnight_12k(
+    weights: Any, out_indices: Any = None, image_size: Any = 224, include_patch_tokens: bool = False
+) -> Any:
+    """Midnight-12k, DINOv2 ViT-g/14: CLS [B, 1536] as in eva; with `include_patch_tokens` CLS and mean token [B, 3072].
+
+    The authors always use both. The position embedding is for 518 pixels and resampled to the size used, by
+    transformers' rule (bicubic, not antialiased).
+    """
+    return transformers_vit(
+        "Dinov2",
+        weights,
+        out_indices,
+        image_size,
+        include_patch_tokens=include_patch_tokens,
+        native_size=518,
+        hidden_size=1536,
+        num_hidden_layers=40,
+        num_attention_heads=24,
+        patch_size=14,
+        use_swiglu_ffn=True,
+    )
