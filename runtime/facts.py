@@ -24,6 +24,7 @@ class Preprocessing:
         resize: Length of the shorter side before the crop, in pixels; `None` means `size`.
         interpolation: Resampling filter of the resize, as Pillow names it.
         channels: 3 (RGB) or 1 (grey).
+        spatial_dims: 2 for images, 3 for volumes [B, C, D, H, W] of `size` voxels a side.
         mean, std: Per channel, on the [0, 1] scale; `None` where the publisher states none.
     """
 
@@ -33,6 +34,7 @@ class Preprocessing:
     channels: int = 3
     mean: Triple | None = None
     std: Triple | None = None
+    spatial_dims: int = 2
 
 
 StateDict = Mapping[str, Any]

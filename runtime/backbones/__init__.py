@@ -6,9 +6,26 @@ from runtime.backbones import (
     kaiko,
     lunit,
     mahmood,
+    monai_encoders,
     paige,
     prov_gigapath,
+    suprem,
     universal,
+    universal_model,
+    voco,
 )
 
-__all__ = ["bioptimus", "hkust", "kaiko", "lunit", "mahmood", "paige", "prov_gigapath", "universal"]
+__all__ = [
+    "bioptimus",
+    "hkust",
+    "kaiko",
+    "lunit",
+    "mahmood",
+    "monai_encoders",
+    "paige",
+    "prov_gigapath",
+    "suprem",
+    "universal",
+    "universal_model",
+    "voco",
+]
