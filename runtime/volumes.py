@@ -33,7 +33,8 @@ class VolumeEmbedding(nn.Module):
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Return the embedding of each volume."""
-        return torch.cat([features.mean((2, 3, 4)) for features in self.maps(volumes)], dim=1)
+        # One axis after another: onnxruntime loses digits in the sum of a whole map.
+        return torch.cat([features.mean(4).mean(3).mean(2) for features in self.maps(volumes)], dim=1)
 
 
 class VolumeMaps(nn.Module):
@@ -44,10 +45,11 @@ class VolumeMaps(nn.Module):
 
     def __init__(self, encoder: nn.Module, indices: Sequence[int]) -> None:
         super().__init__()
-        self.encoder: Any = encoder
         self.indices = sorted(indices)
         self.normed = [False] * len(self.indices)
-        self.encoder.prune(self.indices)
+        chosen: Any = encoder
+        chosen.prune(self.indices)
+        self.encoder = encoder
 
     def forward(self, volumes: Tensor) -> list[Tensor]:
         """Return one map per chosen index."""
