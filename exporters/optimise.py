@@ -3,6 +3,7 @@
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exporters.statistics import normalise_by_rows
 from runtime.errors import ExportError
 
 PRODUCER = "backbone-runtime"
@@ -18,6 +19,7 @@ def optimise(model: ir.Model, *, dynamic: bool) -> None:
     Raises:
         ExportError: The batch became static, or a fixed-size graph still resizes something.
     """
+    normalise_by_rows(model)
     RemoveUnusedNodesPass()(model)
     drop_traces(model)
     ensure_symbolic_batch(model)

@@ -8,10 +8,14 @@ from runtime.backbones import (
     lunit,
     mahmood,
     meta,
+    monai_encoders,
     owkin,
     paige,
     prov_gigapath,
+    suprem,
     universal,
+    universal_model,
+    voco,
 )
 
 __all__ = [
@@ -22,8 +26,12 @@ __all__ = [
     "lunit",
     "mahmood",
     "meta",
+    "monai_encoders",
     "owkin",
     "paige",
     "prov_gigapath",
+    "suprem",
     "universal",
+    "universal_model",
+    "voco",
 ]
