@@ -9,20 +9,25 @@ import urllib.request
 from pathlib import Path
 
 from runtime.errors import DependencyError, WeightsError
-from runtime.facts import HubFile, Url
+from runtime.facts import HubFile, Manual, Url
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
 
 
-def fetch(source: HubFile | Url, model_name: str, gated: bool) -> tuple[Path, str]:
+def fetch(source: HubFile | Url | Manual, model_name: str, gated: bool) -> tuple[Path, str]:
     """Return the local file and the exact revision it is: a commit of the hub, or `sha256:` of the file.
 
     A file already in the cache is used as it is: no request, no token.
 
     Raises:
-        WeightsError: The source is gated, unreachable, moved, or its checksum does not match.
+        WeightsError: The source is gated, unreachable, moved or for a person to fetch, or its checksum does not match.
     """
+    if isinstance(source, Manual):
+        raise WeightsError(
+            f"{model_name}: no program can fetch its weights. Get the file from {source.where}, then load it with "
+            "checkpoint_path=FILE, or build with --weights random."
+        )
     if isinstance(source, HubFile):
         return _fetch_from_hub(source, model_name, gated)
     return _fetch_from_url(source, model_name)

@@ -64,6 +64,16 @@ class Url:
 
 
 @dataclass(frozen=True)
+class Manual:
+    """Weights that only a person can fetch (Google Drive, a gated data set): where the file is to be had."""
+
+    where: str
+
+    def __str__(self) -> str:
+        return self.where
+
+
+@dataclass(frozen=True)
 class LibraryInit:
     """No published weights: the library's own initialisation, from a fixed seed."""
 
@@ -73,4 +83,4 @@ class LibraryInit:
         return f"library initialisation, seed {self.seed}"
 
 
-Source = HubFile | Url | LibraryInit
+Source = HubFile | Url | Manual | LibraryInit

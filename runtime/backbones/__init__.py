@@ -8,7 +8,24 @@ from runtime.backbones import (
     mahmood,
     paige,
     prov_gigapath,
+    sjtu,
+    sophont,
+    stanford,
+    torchvision,
     universal,
 )
 
-__all__ = ["bioptimus", "hkust", "kaiko", "lunit", "mahmood", "paige", "prov_gigapath", "universal"]
+__all__ = [
+    "bioptimus",
+    "hkust",
+    "kaiko",
+    "lunit",
+    "mahmood",
+    "paige",
+    "prov_gigapath",
+    "sjtu",
+    "sophont",
+    "stanford",
+    "torchvision",
+    "universal",
+]
