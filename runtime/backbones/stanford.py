@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from runtime.backbones.timm_vit import timm_vit
+from runtime.backbones.timm_vit import fuse_qkv, timm_vit
 from runtime.facts import HALF, HubFile, Preprocessing
 from runtime.registry import register_model
 
@@ -61,15 +61,4 @@ def musk_to_timm(tensors: dict[str, Any], model: Any) -> dict[str, Any]:  # noqa
         for old, new in _RENAMES:
             name = name.replace(old, new)
         adapted[name] = value
-    return _fuse_qkv(adapted)
-
-
-def _fuse_qkv(tensors: dict[str, Any]) -> dict[str, Any]:
-    import torch
-
-    fused = {key: value for key, value in tensors.items() if not key.rpartition(".")[0].endswith(("k_proj", "v_proj"))}
-    for key in [key for key in fused if ".q_proj." in key]:
-        parts = [tensors[key.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"]
-        fused[key.replace(".q_proj.", ".qkv.")] = torch.cat(parts)
-        del fused[key]
-    return fused
+    return fuse_qkv(adapted)

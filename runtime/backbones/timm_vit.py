@@ -93,3 +93,17 @@ def _then_timm(adapt: "Adapt | None", head: "Callable[[Any], nn.Module] | None")
         return {key: value for key, value in filtered.items() if not key.startswith("head.")}
 
     return both
+
+
+def fuse_qkv(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return the state dict with each `q_proj`, `k_proj`, `v_proj` as the one `qkv` that timm has."""
+    import torch
+
+    fused = {}
+    for key, value in tensors.items():
+        if ".q_proj." in key:
+            parts = [tensors[key.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"]
+            fused[key.replace(".q_proj.", ".qkv.")] = torch.cat(parts)
+        elif ".k_proj." not in key and ".v_proj." not in key:
+            fused[key] = value
+    return fused
