@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,9 +51,11 @@ class ConvStem(nn.Module):
     Takes what timm passes to an `embed_layer`; `grid_size` is read by timm.
     """
 
-    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, **kwargs: Any) -> None:
+    def __init__(
+        self, img_size: int | tuple[int, int], patch_size: int, in_chans: int, embed_dim: int, **kwargs: Any
+    ) -> None:
         super().__init__()
-        self.grid_size = (img_size // patch_size, img_size // patch_size)
+        self.grid_size = tuple(side // patch_size for side in to_2tuple(img_size))
         narrow, wide = embed_dim // 8, embed_dim // 4
         self.proj = nn.Sequential(
             *_halved(in_chans, narrow), *_halved(narrow, wide), nn.Conv2d(wide, embed_dim, kernel_size=1)
