@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from runtime.artifacts import sha256_of
 from runtime.errors import DependencyError, WeightsError
-from runtime.facts import HubFile, LocalFile, Published, Url
+from runtime.facts import HubFile, LocalFile, Manual, Published, Url
 from runtime.hub import fetch_from_hub, first_line
 
 CHUNK = 1 << 20
@@ -27,6 +27,11 @@ def fetch(source: Published, model_name: str, gated: bool) -> tuple[Path, str]:
         WeightsError: The source is gated, missing, unreachable, moved, or its checksum does not match. Nothing is kept
             then.
     """
+    if isinstance(source, Manual):
+        raise WeightsError(
+            f"{model_name}: no program can fetch its weights. Get the file from {source.where}, then load it with "
+            "checkpoint_path=FILE, or build with --weights random."
+        )
     if isinstance(source, HubFile):
         return fetch_from_hub(source, model_name, gated)
     if isinstance(source, LocalFile):

@@ -12,6 +12,8 @@ Triple = tuple[float, ...]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 HALF: Triple = (0.5, 0.5, 0.5)
+CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,16 @@ class LocalFile:
 
 
 @dataclass(frozen=True)
+class Manual:
+    """Weights that only a person can fetch (Google Drive, a gated data set): where the file is to be had."""
+
+    where: str
+
+    def __str__(self) -> str:
+        return self.where
+
+
+@dataclass(frozen=True)
 class LibraryInit:
     """No published weights: the library's own initialisation, from a fixed seed."""
 
@@ -98,5 +110,5 @@ class LibraryInit:
         return f"library initialisation, seed {self.seed}"
 
 
-Published = HubFile | Url | LocalFile
+Published = HubFile | Url | LocalFile | Manual
 Source = Published | LibraryInit

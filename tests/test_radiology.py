@@ -1,4 +1,4 @@
-"""Encoders of volumes: what eva composes of MONAI's parts, from the same tensors, and what both exports make of them."""
+"""Encoders of volumes: what eva composes of MONAI's parts, from the same tensors; what both exports make of them."""
 
 import importlib.util
 import math
