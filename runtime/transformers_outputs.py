@@ -1,5 +1,6 @@
 """What a Vision Transformer of the transformers library gives, as plain tensors."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ class Pooled(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embedding of each image."""
-        given: Any = self.model(images)
+        given = _run(self.model, images)
         if self.output == "pooler":
             if given.get("pooler_output") is None:
                 raise OptionError(f"output='pooler': {type(self.model).__name__} has no pooler_output. Take 'cls'.")
@@ -45,10 +46,19 @@ class HiddenMaps(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one map per chosen block."""
-        states = self.model(images, output_hidden_states=True).hidden_states
+        states = _run(self.model, images, output_hidden_states=True).hidden_states
         height, width, patches = _patches(images, self.patch)
         chosen = [states[index + 1][:, -patches:] for index in self.indices]
         return [tokens.transpose(1, 2).unflatten(2, (height, width)) for tokens in chosen]
+
+
+def _run(model: Any, images: Tensor, **arguments: Any) -> Any:
+    """Return what `model` returns; some resample their position embedding for another size only when told to."""
+    if "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
+        own = model.config.image_size
+        native = (own, own) if isinstance(own, int) else tuple(own)
+        arguments["interpolate_pos_encoding"] = tuple(images.shape[-2:]) != native
+    return model(images, **arguments)
 
 
 def _patches(images: Tensor, patch: int) -> tuple[int, int, int]:
