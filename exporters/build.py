@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--format", type=_formats, default=FORMATS, metavar="F,F", help="onnx,torchscript (default: both)")
     add("--weights", choices=("pretrained", "random"), default="pretrained", help="default: pretrained")
+    add("--checkpoint-path", metavar="FILE", help="weights of the one backbone named: a local file, no network needed")
     add("--seed", type=int, default=0, help="of random weights (default: 0)")
     add("--image-size", type=_image_size, metavar="N|HxW|dynamic", help="pixels; default: the publisher's size")
     add("--option", action="append", default=[], type=_option, metavar="NAME=VALUE", help="the backbone's own option")
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers further backbones")
     add("--jobs", type=_positive, default=1, metavar="N", help="models built at once (default: 1)")
     add("--timeout", type=_positive, metavar="SECONDS", help="kill a variant that takes longer")
+    add("--max-params", type=_count, metavar="N", help="skip what has more parameters, such as 500M or 1.2B")
     add("--force", action="store_true", help="build what is up to date, too")
     add("--fail-fast", action="store_true", help="stop at the first failure")
     add("--dry-run", action="store_true", help="say what would be built, and why")
@@ -145,12 +147,28 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    factor = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper(), 1)
+    try:
+        count = round(float(text if factor == 1 else text[:-1]) * factor)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of parameters, such as 500M or 1.2B")
+    return count
+
+
 def _jobs(options: argparse.Namespace) -> list[Job]:
     if "onnx" in options.format and not options.dry_run:
         check_installation(onnxruntime_distributions(), installed("onnxruntime"))  # verification will need it
     for module in options.imports:
         import_module(module)
     found = plan.names(options.names, options.exclude, options.all)
+    if options.checkpoint_path is not None and len(found) > 1:
+        raise OptionError(
+            f"--checkpoint-path={options.checkpoint_path} holds the weights of one backbone, and {len(found)} were "
+            f"named: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}. Name the one."
+        )
     return [job for name in found for job in _jobs_of(name, options)]
 
 
@@ -168,7 +186,13 @@ def _jobs_of(name: str, options: argparse.Namespace) -> Iterator[Job]:
                 raise
             continue
         seen.add(request.canonical)
-        yield Job(request, options.format, force=options.force, imports=tuple(options.imports))
+        yield Job(
+            request,
+            options.format,
+            force=options.force,
+            imports=tuple(options.imports),
+            max_params=options.max_params,
+        )
 
 
 def _request(name: str, out_indices: OutIndices, options: argparse.Namespace) -> Request:
@@ -176,6 +200,7 @@ def _request(name: str, out_indices: OutIndices, options: argparse.Namespace) ->
         "out_indices": out_indices,
         "weights": options.weights,
         "seed": options.seed,
+        "checkpoint_path": options.checkpoint_path,
         "image_size": options.image_size,
         "artifacts": str(open_store(options.artifacts).root),
     }
@@ -187,7 +212,7 @@ def _request(name: str, out_indices: OutIndices, options: argparse.Namespace) ->
 def _dry_run(jobs: list[Job], options: argparse.Namespace) -> int:
     from exporters import display
 
-    planned = [(job, step) for job in jobs for step in plan.plan(job, open_store(options.artifacts))]
+    planned = [(job, step) for job in jobs for step in _steps(job)]
     if options.json:
         for job, step in planned:
             print(
@@ -198,6 +223,15 @@ def _dry_run(jobs: list[Job], options: argparse.Namespace) -> int:
     else:
         display.console().print(display.plan_table(planned))
     return 0
+
+
+def _steps(job: Job) -> list[plan.Step]:
+    if job.max_params is not None:
+        from runtime import eager
+
+        if steps := plan.too_large(job, eager.count_parameters(job.request)):
+            return steps
+    return plan.plan(job, open_store(job.request.artifacts))
 
 
 def _run(jobs: list[Job], options: argparse.Namespace) -> int:

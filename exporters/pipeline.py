@@ -13,7 +13,6 @@ from exporters.pool import WeightPool
 from exporters.publish import Workspace, store_errors, stored_file, workspace
 from exporters.reference import Reference, example, make_reference
 from exporters.verify import (
-    BATCHES,
     LIMITS,
     Parity,
     compare,
@@ -41,6 +40,8 @@ def build(job: Job, report: Report = lambda _: None) -> list[Outcome]:
     Raises:
         BackboneError: Nothing could be built at all (weights, store, reference).
     """
+    if job.max_params is not None and (steps := plan.too_large(job, eager.count_parameters(job.request))):
+        return plan.skipped(job, steps)
     store = open_store(job.request.artifacts)
     report("waiting for the model's lock")
     with workspace(store, job.request.spec.name) as space:
@@ -87,6 +88,7 @@ def _export(
     published: Manifest,
     space: Workspace,
 ) -> Artifact:
+    facts = _facts(request, format, model)  # before writing empties the module
     part = space.staged / "graph.part"
     data = write_graph(request, format, model.module, reference.names, pool, part)
     digest = sha256_of(part)
@@ -104,7 +106,7 @@ def _export(
             TensorInfo(name, _symbolic(request, shape, request.spec.patch_size))
             for name, shape in zip(reference.names, in_batch[1:], strict=True)
         ),
-        facts=_facts(request, format, model.revision),
+        facts=facts,
     )
 
 
@@ -135,7 +137,7 @@ def _metadata(request: Request, format: str) -> dict[str, str]:
         "artifact": request.key(format).describe(),
         "key": json.dumps(request.key(format).to_json(), sort_keys=True),
         "preprocessing": json.dumps(asdict(spec.preprocessing), sort_keys=True),
-        "source": str(spec.source) if spec.source else "the registered function",
+        "source": str(request.source) if request.source else "the registered function",
         "licence": spec.licence or "not stated",
     }
 
@@ -152,18 +154,28 @@ def _symbolic(request: Request, shape: tuple[Any, ...], divisor: int) -> tuple[i
     return (*shape[:2], *(f"{factor}*{side}" if factor > 1 else side for side in ("h", "w")))
 
 
-def _facts(request: Request, format: str, revision: str | None) -> dict[str, Any]:
+def _facts(request: Request, format: str, model: eager.EagerModel) -> dict[str, Any]:
     spec = request.spec
     return {
+        "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
+        **({} if request.out_indices is None else {"maps": _maps(model.module)}),
         "preprocessing": asdict(spec.preprocessing),
         "source": {
-            "id": str(spec.source) if spec.source else None,
-            "revision": revision,
+            "id": str(request.source) if request.source else None,
+            "revision": model.revision,
             "licence": spec.licence,
             "gated": spec.gated,
         },
         "versions": plan.versions(format),
     }
+
+
+def _maps(module: Any) -> list[dict[str, Any]] | None:
+    """Return what a module tells of its feature maps: the block of each, and whether the final norm was applied."""
+    blocks, normed = getattr(module, "indices", None), getattr(module, "normed", None)
+    if blocks is None or normed is None:
+        return None
+    return [{"block": block, "normed": final} for block, final in zip(blocks, normed, strict=True)]
 
 
 def _verify_and_publish(
@@ -220,14 +232,14 @@ def _verify(
 
 
 def _pass_gate(job: Job, parities: list[Parity], float64: list[tuple[float, float]]) -> None:
-    limits = LIMITS[job.request.precision]
+    limits = LIMITS[job.request.precision, job.request.spec.preprocessing.spatial_dims]
     gate(parities, limits)
     gate_float64(float64, limits)
 
 
 def _record(parities: list[Parity], float64: list[tuple[float, float]], reference: Reference) -> dict[str, Any]:
     return {
-        "batches": list(BATCHES),
+        "batches": sorted({len(batch) for batch in reference.batches}),
         "image_sizes": [list(size) for size in dict.fromkeys(b.shape[2:] for b in reference.batches)],
         "outputs": [
             {**p.to_json(), "float64_error": {"eager": float(f"{own:.3g}"), "artifact": float(f"{new:.3g}")}}

@@ -36,6 +36,7 @@ class Job:
         force: Build even what is up to date.
         threads: CPU threads this job may use; `None` for all.
         imports: Modules that register further backbones.
+        max_params: Skip a backbone that has more parameters.
     """
 
     request: Request
@@ -43,6 +44,7 @@ class Job:
     force: bool = False
     threads: int | None = None
     imports: tuple[str, ...] = ()
+    max_params: int | None = None
 
     @property
     def name(self) -> str:
@@ -61,7 +63,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one artifact: `built`, `skipped` or `failed`."""
+    """What became of one artifact: `built`, `skipped` or `failed`.
+
+    Attributes:
+        seconds: Since its process began.
+        bytes: Of its graph and the weight data it reads.
+        peak_bytes: Largest resident memory of the process that built it; 0 when none did.
+        min_cosine, max_abs, relative_rms: Worst over all outputs and verification inputs.
+    """
 
     model: str
     variant: str
@@ -70,6 +79,7 @@ class Outcome:
     note: str = ""
     seconds: float = 0.0
     bytes: int = 0
+    peak_bytes: int = 0
     min_cosine: float | None = None
     max_abs: float | None = None
     relative_rms: float | None = None
@@ -130,7 +140,7 @@ def stale(artifact: Artifact, job: Job, format: str, store: Store) -> str | None
             return f"damaged: {file.name} {problem}"
     if changed := _changed(artifact.facts.get("versions", {}), versions(format)):
         return f"stale: {changed}"
-    declared = str(job.request.spec.source) if job.request.spec.source else None
+    declared = str(job.request.source) if job.request.source else None
     built = artifact.facts.get("source", {}).get("id")
     if built != declared:
         return f"stale: source {built} -> {declared}"
@@ -159,6 +169,14 @@ def _changed(built: Mapping[str, str], now: Mapping[str, str]) -> str:
 def skipped(job: Job, steps: Iterable[Step]) -> list[Outcome]:
     """Return the outcomes of the artifacts that need no build."""
     return [outcome(job, step.format, "skipped", note=step.reason) for step in steps if step.action == "skip"]
+
+
+def too_large(job: Job, parameters: int) -> list[Step]:
+    """Return the steps of a job whose backbone has that many parameters: all skipped if it may not have so many."""
+    if job.max_params is None or parameters <= job.max_params:
+        return []
+    reason = f"{parameters / 1e6:,.1f} M parameters, more than --max-params allows"
+    return [Step(format, "skip", reason) for format in job.formats]
 
 
 def failed(job: Job, formats: Iterable[str], error: BaseException, **facts: Any) -> list[Outcome]:

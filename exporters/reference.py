@@ -47,8 +47,8 @@ def make_reference(request: Request, model: EagerModel) -> Reference:
     return Reference(names, batches, outputs, exact)
 
 
-def image_sizes(request: Request) -> list[tuple[int, int]]:
-    """Return the heights and widths that a variant is verified at, in pixels."""
+def image_sizes(request: Request) -> list[tuple[int, ...]]:
+    """Return the heights and widths (and depths) that a variant is verified at, in pixels."""
     if not isinstance(request.size, str):
         return [request.size]
     # Dynamic: the declared size, and two that the export does not see and that are not square.
@@ -61,8 +61,8 @@ def example(request: Request) -> Any:
     """Return the batch an export traces with: two images, for a batch of one would be taken for a constant."""
     import torch
 
-    height, width = image_sizes(request)[0]
+    *others, width = image_sizes(request)[0]
     if request.size == "dynamic":
         width += request.spec.patch_size  # height and width must not look like the same dimension
-    shape = (2, request.spec.preprocessing.channels, height, width)
+    shape = (2, request.spec.preprocessing.channels, *others, width)
     return torch.from_numpy(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))

@@ -20,8 +20,9 @@ from runtime.request import Request
 class Backbone:
     """A loaded backbone.
 
-    Call it with float32 images [B, C, H, W]: a numpy array gives numpy arrays, a torch tensor gives torch tensors on
-    its own device. Without `out_indices` the result is the embedding [B, D]; with it, a list of maps [B, C, h, w].
+    Call it with float32 images [B, C, H, W] (volumes [B, C, D, H, W]): a numpy array gives numpy arrays, a torch tensor
+    gives torch tensors on its own device. Without `out_indices` the result is the embedding [B, D]; with it, a list of
+    maps [B, C, h, w] (of volumes [B, C, d, h, w]).
 
     It can be pickled, deep-copied, sent to spawned or forked workers (each makes a session of its own) and called
     from several threads at once.
@@ -98,11 +99,11 @@ class Backbone:
         shape = tuple(images.shape)
         problem = self._problem(dtype, shape)
         if problem:
-            channels = self._request.spec.preprocessing.channels
-            size = self._request.size
-            sides = f"multiples of {self._request.spec.patch_size}" if size == "dynamic" else f"{size[0]}, {size[1]}"
+            facts, size = self._request.spec.preprocessing, self._request.size
+            patch = self._request.spec.patch_size
+            sides = f"multiples of {patch}" if isinstance(size, str) else ", ".join(map(str, size))
             raise InputError(
-                f"{self.name} takes float32 [B, {channels}, H, W] with H, W = {sides}; "
+                f"{self.name} takes float32 [B, {facts.channels}, {facts.axes}] with {facts.axes} = {sides}; "
                 f"got {dtype} {list(shape)}: {problem}"
             )
 
@@ -112,8 +113,9 @@ class Backbone:
             return "pictures go through model.preprocess(images) first."
         if dtype != "float32":
             return "convert it to float32."
-        if len(shape) != 4:
-            return "a batch has four dimensions; images[None] makes one image a batch."
+        if len(shape) != spec.preprocessing.spatial_dims + 2:
+            count = {2: "four", 3: "five"}[spec.preprocessing.spatial_dims]
+            return f"a batch has {count} dimensions; images[None] makes one image a batch."
         if shape[0] == 0:
             return "the batch is empty."
         if shape[1] != spec.preprocessing.channels:
@@ -122,7 +124,9 @@ class Backbone:
             wrong = any(s == 0 or s % spec.patch_size for s in shape[2:])
             return "both sides must be multiples of the patch." if wrong else None
         if shape[2:] != size:
-            return f"load it with image_size={max(shape[2:])} or image_size='dynamic' for other sizes."
+            given = shape[2] if len(set(shape[2:])) == 1 else shape[2:]
+            dynamic = " or image_size='dynamic'" if spec.preprocessing.spatial_dims == 2 else ""
+            return f"load it with image_size={given}{dynamic} for other sizes."
         return None
 
     def preprocess(self, images: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -134,7 +138,9 @@ class Backbone:
         from runtime.preprocess import preprocess  # Pillow is not needed to serve
 
         size = self._request.size
-        return preprocess(images, self._request.spec.preprocessing, None if isinstance(size, str) else size)
+        return preprocess(
+            images, self._request.spec.preprocessing, None if isinstance(size, str) else (size[0], size[1])
+        )
 
     @property
     def device(self) -> str:
@@ -174,7 +180,7 @@ class Backbone:
             "fallback": self._fallback,
             "out_indices": None if self._request.canonical is None else list(self._request.canonical),
             "weights": self._request.weights_key,
-            "source": str(spec.source) if spec.source else None,
+            "source": str(self._request.source) if self._request.source else None,
             "licence": spec.licence,
             "gated": spec.gated,
             "preprocessing": spec.preprocessing,

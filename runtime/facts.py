@@ -21,12 +21,15 @@ class Preprocessing:
     The shorter side is resized to `resize` pixels (antialiased), the centre `size` x `size` is cut out, 8-bit values
     are scaled to [0, 1], then `(x - mean) / std` per channel.
 
+    Volumes (`spatial_dims=3`) are resampled and windowed by the caller: their spacing is not ours to know.
+
     Attributes:
-        size: Side of the square model input, in pixels.
+        size: Side of the square model input, in pixels; of a volume, the side of the cube, in voxels.
         resize: Length of the shorter side before the crop, in pixels; `None` means `size`.
         interpolation: Resampling filter of the resize, as Pillow names it.
         channels: 3 (RGB) or 1 (grey).
         mean, std: Per channel, on the [0, 1] scale; `None` where the publisher states none.
+        spatial_dims: 2 for images [B, C, H, W], 3 for volumes [B, C, D, H, W].
     """
 
     size: int = 224
@@ -35,6 +38,12 @@ class Preprocessing:
     channels: int = 3
     mean: Triple | None = None
     std: Triple | None = None
+    spatial_dims: int = 2
+
+    @property
+    def axes(self) -> str:
+        """Names of the spatial axes, as messages write them."""
+        return "H, W" if self.spatial_dims == 2 else "D, H, W"
 
 
 StateDict = Mapping[str, Any]

@@ -20,16 +20,17 @@ class ArtifactKey:
         out_indices: Canonical output request; `None` is the embedding.
         format: `onnx` or `torchscript`.
         precision: `fp32`.
-        image_size: Height and width in pixels, or `dynamic`.
+        image_size: Height and width in pixels (depth, height and width of a volume), or `dynamic`.
         options: The builder's own options, sorted, each value as JSON.
-        weights: `pretrained`, `random:<seed>` or `initial:<seed>` (a library's own initialisation).
+        weights: `pretrained`, `random:<seed>`, `initial:<seed>` (a library's own initialisation) or
+            `checkpoint:<digits>` (a local file, by its SHA-256).
         input: Input contract: `float32`, [B, C, H, W].
     """
 
     out_indices: Canonical
     format: str
     precision: str
-    image_size: tuple[int, int] | str
+    image_size: tuple[int, ...] | str
     options: tuple[tuple[str, str], ...]
     weights: str
     input: str = "float32"
@@ -52,7 +53,7 @@ class ArtifactKey:
             out_indices=None if indices is None else tuple(int(i) for i in indices),
             format=str(data["format"]),
             precision=str(data["precision"]),
-            image_size=size if isinstance(size, str) else (int(size[0]), int(size[1])),
+            image_size=size if isinstance(size, str) else _sides(size),
             options=options_key(data["options"]),
             weights=str(data["weights"]),
             input=str(data["input"]),
@@ -63,6 +64,13 @@ class ArtifactKey:
         size = self.image_size if isinstance(self.image_size, str) else "x".join(map(str, self.image_size))
         options = [f"{name}={json.loads(value)}" for name, value in self.options]
         return ", ".join([label(self.out_indices), self.precision, size, *options, f"{self.weights} weights"])
+
+
+def _sides(sizes: Any) -> tuple[int, ...]:
+    sides = tuple(int(side) for side in sizes)
+    if len(sides) not in (2, 3):
+        raise ManifestError(f"lists an image size of {len(sides)} sides")
+    return sides
 
 
 def options_key(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -36,6 +36,10 @@ class FeatureMaps(nn.Module):
 
     As timm's `features_only`: the final norm is not applied, prefix tokens are left out, and what lies behind the
     last chosen block is removed from the model.
+
+    Attributes:
+        indices: The block of each map, counted from 0.
+        normed: Per map, whether the final norm was applied to it.
     """
 
     def __init__(self, model: nn.Module, out_indices: int | Sequence[int]) -> None:
@@ -44,6 +48,7 @@ class FeatureMaps(nn.Module):
         timm_model: Any = model
         wanted = out_indices if isinstance(out_indices, int) else list(out_indices)
         self.indices: list[int] = timm_model.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
+        self.normed = [False] * len(self.indices)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one map per chosen block."""

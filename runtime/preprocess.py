@@ -27,8 +27,13 @@ def preprocess(images: Any, facts: Preprocessing, size: tuple[int, int] | None =
         size: Height and width of the result in pixels, when not the declared size.
 
     Raises:
-        InputError: An image of another type or shape, or no normalisation is declared.
+        InputError: An image of another type or shape, no normalisation is declared, or the backbone takes volumes.
     """
+    if facts.spatial_dims != 2:
+        raise InputError(
+            "preprocess() is for pictures; this backbone takes volumes. Resample and window them as its publisher did "
+            "(its source is in model.info) and pass float32 [B, C, D, H, W] to the model."
+        )
     if facts.mean is None or facts.std is None:
         raise InputError(
             "This backbone declares no mean and std, so an image cannot be normalised for it. "

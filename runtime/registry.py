@@ -38,6 +38,7 @@ class BackboneSpec:
         gated: Whether the publisher wants terms to be accepted before the download.
         depth: Number of blocks that `out_indices` can address; `None` when unknown.
         patch_size: Image sides must be multiples of it, in pixels.
+        extra: The extra of this package whose libraries `build` needs beyond torch and timm.
     """
 
     name: str
@@ -49,6 +50,7 @@ class BackboneSpec:
     gated: bool = False
     depth: int | None = None
     patch_size: int = 1
+    extra: str | None = None
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -25,6 +25,15 @@ class Weights(Protocol):
         ...
 
 
+class NoWeights:
+    """No storage at all: for counting parameters."""
+
+    def construct(self, create: Callable[[], nn.Module], adapt: Adapt | None = None) -> nn.Module:  # noqa: ARG002
+        """Return `create()` on the meta device."""
+        with torch.device("meta"):
+            return create()
+
+
 @dataclass(frozen=True)
 class LibraryWeights:
     """The library's own initialisation from a fixed seed; the caller's random state is left alone."""

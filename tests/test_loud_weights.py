@@ -14,7 +14,7 @@ from runtime.loud import draw_loud
 from runtime.request import make_request
 from runtime.weights import LibraryWeights, LoudWeights
 
-LIMIT = LIMITS["fp32"].relative_rms
+LIMIT = LIMITS["fp32", 2].relative_rms
 
 
 @pytest.fixture(autouse=True, scope="module")

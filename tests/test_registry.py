@@ -153,7 +153,7 @@ def test_an_unknown_fact_is_refused_with_the_known_ones() -> None:
 
     assert str(error.value) == (
         "register_model('test/registry_facts') got channels, license. Declared facts are: "
-        "aliases, preprocessing, source, licence, gated, depth, patch_size."
+        "aliases, preprocessing, source, licence, gated, depth, patch_size, extra."
     )
 
 

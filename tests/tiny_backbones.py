@@ -129,3 +129,27 @@ def wide_vit(weights: Any, out_indices: Any = None, image_size: Any = 32) -> Any
 
 
 register_model("test/slow_too", preprocessing=Preprocessing(size=32))(slow)
+
+
+class TwoVolumeStages(nn.Module):
+    """Two 3-D convolutions: pooled, or chosen maps; the last is said to be normed."""
+
+    def __init__(self, out_indices: Any) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(1, 8, 4, stride=4)
+        self.body = nn.Conv3d(8, 8, 3, padding=1)
+        self.norm = nn.InstanceNorm3d(8)
+        self.indices = [] if out_indices is None else [i % 2 for i in out_indices]
+        self.normed = [i == 1 for i in self.indices]
+
+    def forward(self, volumes: torch.Tensor) -> Any:
+        maps = [self.stem(volumes)]
+        maps.append(self.norm(self.body(maps[0]).relu()) + maps[0])
+        return [maps[i] for i in self.indices] if self.indices else maps[1].mean((2, 3, 4))
+
+
+@register_model("test/volumes", preprocessing=Preprocessing(size=16, channels=1, spatial_dims=3), depth=2, patch_size=4)
+def volumes(out_indices: Any = None, image_size: Any = 16) -> nn.Module:
+    """The smallest backbone of volumes."""
+    torch.manual_seed(2)
+    return TwoVolumeStages(out_indices)
