@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import DependencyError, RegistrationError
-from runtime.machine import installed
+from runtime.errors import RegistrationError
 from runtime.signatures import resolve, signature
 
 if TYPE_CHECKING:
@@ -102,13 +101,6 @@ class _Adapted:
             return adapt(renamed, module) if adapt is not None else renamed
 
         return self.weights.construct(create, both)
-
-
-def require(package: str, name: str) -> None:
-    """Raise DependencyError unless `package` is installed."""
-    if not installed(package):
-        extra = package if package == "transformers" else "eager"
-        raise DependencyError(f"{name!r} needs {package}: pip install 'backbone-runtime[{extra}]'.")
 
 
 def as_module(made: Any, name: str, what: str) -> "nn.Module":

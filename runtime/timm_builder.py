@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtime import registry
-from runtime.builders import Adapt, require
+from runtime.builders import Adapt
 from runtime.errors import RegistrationError, UnknownModelError
 from runtime.facts import HubFile, Preprocessing
 
@@ -32,7 +32,6 @@ class TimmBuilder:
         self, weights: "Weights", out_indices: "OutIndices" = None, image_size: "ImageSize" = 224
     ) -> "nn.Module":
         """Return the embedding [B, D], or feature maps [B, C, h, w]; see `timm_vit`."""
-        require("timm", self.name)
         from runtime.backbones.timm_vit import timm_vit
 
         self._check_architecture()

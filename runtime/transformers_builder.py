@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from runtime.builders import require
 from runtime.download import fetch
 from runtime.errors import OptionError, RegistrationError, WeightsError
 from runtime.facts import HubFile
@@ -40,7 +39,6 @@ class TransformersBuilder:
         self, weights: "Weights", out_indices: "OutIndices" = None, image_size: "ImageSize" = 224
     ) -> "nn.Module":
         """Return the embedding [B, D], or feature maps [B, C, h, w] of blocks before the final norm."""
-        require("transformers", self.name)
         from runtime.transformers_outputs import HiddenMaps, Pooled
 
         if image_size == "dynamic":

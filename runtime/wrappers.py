@@ -59,7 +59,12 @@ def timm(
             f"{name!r}: nothing says which weights {architecture!r} has. Name timm's own by their tag "
             f"('{architecture}.<tag>'), or pass source=HubFile(...), Url(...), LocalFile(...) or LibraryInit()."
         )
-    _register(name, TimmBuilder(name, architecture, dict(arguments or {}), adapt), inherited | facts, source)
+    _register(
+        name,
+        TimmBuilder(name, architecture, dict(arguments or {}), adapt),
+        {"extra": "eager"} | inherited | facts,
+        source,
+    )
 
 
 def transformers(
@@ -95,7 +100,7 @@ def transformers(
         raise RegistrationError(f"{name!r}: {where!r} is neither a repository of the hub (owner/name) nor a folder.")
     inherited, published = described(name, Path(where)) if local else ({}, HubFile(where, revision=revision))
     builder = TransformersBuilder(name, where, local, revision, output, dict(arguments or {}))
-    _register(name, builder, inherited | facts, source or published)
+    _register(name, builder, {"extra": "transformers"} | inherited | facts, source or published)
 
 
 def torch_hub(
@@ -198,8 +203,10 @@ def checkpoint(name: str, backbone: str, *, source: Source, adapt: Adapt | None 
             f"{name!r}: {base.name!r} loads its weights itself: its function has no parameter weights to hand a "
             "checkpoint to. Use wrappers.function with that function, or add the parameter to it."
         )
-    kept = {f.name for f in fields(base)} - {"name", "build", "aliases", "source", "licence", "gated"}
-    _register(name, CheckpointBuilder(base.build, adapt), {f: getattr(base, f) for f in kept} | facts, source)
+    of_its_own = ("name", "build", "aliases", "source", "licence", "gated")
+    inherited = {f.name: getattr(base, f.name) for f in fields(base) if f.name not in of_its_own}
+    inherited["extra"] = base.extra or "eager"
+    _register(name, CheckpointBuilder(base.build, adapt), inherited | facts, source)
 
 
 def _register(name: str, builder: Any, facts: dict[str, Any], source: Source | None) -> None:

@@ -10,12 +10,9 @@ import pytest
 import wrapped_backbones
 from test_registry import in_a_fresh_interpreter
 
-from runtime import Preprocessing
-
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "own_backbones.md").read_text()
 BLOCKS = re.findall(r"^```python ?(.*)\n((?:.*\n)*?)^```$", PAGE, re.MULTILINE)
-SPATIAL = "spatial_dims" in Preprocessing.__dataclass_fields__
 BUILD = re.search(r"^\$ python (-m exporters\.build [^#\n]+)", PAGE, re.MULTILINE)
 
 # What is loaded of the registered backbones: with weights of their own where the user's folder has them.
@@ -30,7 +27,7 @@ for name in runtime.list_models("my/*"):
     random = name in ("my/vit", "my/tuned_kaiko")
     model = runtime.load_model(name, backend="eager", weights="random" if random else "pretrained", device="cpu")
     side = spec.preprocessing.size
-    batch = (1, spec.preprocessing.channels, *[side] * getattr(spec.preprocessing, "spatial_dims", 2))
+    batch = (1, spec.preprocessing.channels, *[side] * spec.preprocessing.spatial_dims)
     shapes[name] = model(np.zeros(batch, np.float32)).shape
 print(json.dumps([runtime.list_models("my/*"), shapes]))
 """
@@ -66,12 +63,11 @@ def test_every_example_registers_and_all_but_those_of_a_network_load(
     examples = "".join(
         f"import {found[1]}\n" if (found := re.search(r"file=(\w+)", marks)) else code
         for marks, code in BLOCKS
-        if "no-run" not in marks and ("needs=" not in marks or SPATIAL)
+        if "no-run" not in marks
     )
 
     names, shapes = in_a_fresh_interpreter(f"{examples}\n{LOAD}", folder)  # type: ignore[misc]
 
-    volumes = {"my/volumes": [1, 16]} if SPATIAL else {}
     assert names == sorted([*shapes, "my/dino", "my/hub"])
     assert shapes == {
         "my/finetuned_dino": [1, 48],
@@ -79,14 +75,9 @@ def test_every_example_registers_and_all_but_those_of_a_network_load(
         "my/local_hub": [1, 8],
         "my/tuned_kaiko": [1, 384],
         "my/vit": [1, 384],
+        "my/volumes": [1, 16],
         "my/wrapped": [1, 8],
-        **volumes,
     }
-
-
-@pytest.mark.skipif(not SPATIAL, reason="Preprocessing declares no spatial_dims yet: the page's volumes cannot run")
-def test_the_example_of_volumes_was_among_them() -> None:
-    assert any("needs=spatial_dims" in marks for marks, _ in BLOCKS)
 
 
 def test_the_pages_command_builds_the_pages_function_and_its_call_serves_it(folder: Path) -> None:

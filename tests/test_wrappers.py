@@ -10,18 +10,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import builds
 import numpy as np
 import pytest
 import torch
 import wrapped_backbones
+from builds import TINY as TINY_IMPORT
 from builds import Ran, run_command
 from safetensors.torch import load_file, save_file
 from test_registry import in_a_fresh_interpreter, install
 from tiny_backbones import TINY
 
 import runtime
-from exporters import workers
 from runtime import LibraryInit, LocalFile, Preprocessing, load_model, registry, wrappers
 from runtime import eager as runtime_eager
 from runtime.errors import (
@@ -50,7 +49,6 @@ NAMES = [
 BUILT = {
     "mine/timm": (None, 2),
     "mine/function_filled": (None, 2),
-    "mine/checkpoint": (None,),
     "mine/transformers": (2,),
 }
 
@@ -66,7 +64,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def registered(folder: Path) -> Iterator[None]:
     """The user's script is imported; everything is forgotten again afterwards."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers.multiprocessing, "get_context", builds.context)
         patch.setattr(registry, "_specs", dict(registry._specs))
         patch.setattr(registry, "_aliases", dict(registry._aliases))
         patch.syspath_prepend(folder)
@@ -204,7 +201,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def published(store: Path) -> list[Ran]:
     """What the command built, as a user would call it."""
-    common = ("--import", "wrapped_script", "--artifacts", store, "--format", "onnx", "--out-indices")
+    common = (*TINY_IMPORT, "--import", "wrapped_script", "--artifacts", store, "--format", "onnx", "--out-indices")
     return [
         run_command("mine/timm", "mine/function_filled", *common, "none", "--out-indices", 2),
         run_command("mine/transformers", *common, 2),
@@ -232,7 +229,7 @@ def test_the_command_builds_them_and_their_artifacts_serve_the_eager_numbers(
 def test_the_embedding_alone_is_built_of_a_torch_hub_folder_whose_path_is_not_told(
     folder: Path, tmp_path: Path
 ) -> None:
-    ran = run_command("mine/torch_hub", "--import", "wrapped_script", "--artifacts", tmp_path)
+    ran = run_command("mine/torch_hub", *TINY_IMPORT, "--import", "wrapped_script", "--artifacts", tmp_path)
 
     assert ran.status == 0, ran.out
     manifest = json.loads((tmp_path / "mine/torch_hub/manifest.json").read_text())
@@ -267,10 +264,6 @@ def tiny_vit(weights, out_indices=None, image_size=32): raise AssertionError
     assert in_a_fresh_interpreter(code, folder) == [[[1, 48], [1, 4]], False]
 
 
-SPATIAL = "spatial_dims" in Preprocessing.__dataclass_fields__
-
-
-@pytest.mark.skipif(not SPATIAL, reason="Preprocessing declares no spatial_dims yet: no volumes")
 @pytest.mark.usefixtures("forgetful")
 def test_a_function_of_volumes_is_built_and_served(folder: Path, tmp_path: Path) -> None:
     (folder / "wrapped_volumes.py").write_text("""
@@ -629,11 +622,11 @@ print(json.dumps([read, described()]))
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.builders.installed", lambda package: False)
+    monkeypatch.setattr("runtime.requirements.installed", lambda package: package == "torch")
 
-    with pytest.raises(DependencyError, match=r"'mine/timm' needs timm: pip install 'backbone-runtime\[eager\]'"):
+    with pytest.raises(DependencyError, match=r"timm and safetensors are not .*\[eager\]'"):
         eager("mine/timm")
-    with pytest.raises(DependencyError, match=r"'mine/transformers' needs transformers: .*\[transformers\]'"):
+    with pytest.raises(DependencyError, match=r"transformers is not .*\[transformers\]'"):
         eager("mine/transformers")
 
 
