@@ -76,7 +76,7 @@ def _image_size(request: Request) -> dict[str, Any]:
     if "image_size" in request.spec.parameters:
         return {"image_size": request.size}
     declared = request.spec.preprocessing.size
-    if request.size != (declared, declared):
+    if request.size != (declared,) * request.spec.preprocessing.spatial_dims:
         raise OptionError(
             f"image_size={request.image_size!r}: {request.spec.name!r} takes {declared} pixels only; "
             "its function has no parameter image_size."

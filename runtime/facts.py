@@ -110,5 +110,17 @@ class LibraryInit:
         return f"library initialisation, seed {self.seed}"
 
 
+@dataclass(frozen=True)
+class TorchHub:
+    """Weights that a torch.hub entry loads by itself, by code of its repository (`owner/repo:ref`, or a folder)."""
+
+    repository: str
+    entry: str
+    local: bool = False
+
+    def __str__(self) -> str:
+        return f"torch.hub:{Path(self.repository).name if self.local else self.repository} {self.entry}"
+
+
 Published = HubFile | Url | LocalFile | Manual
-Source = Published | LibraryInit
+Source = Published | LibraryInit | TorchHub

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from runtime.download import fetch
 from runtime.errors import BackboneError, WeightsError
-from runtime.facts import Published
+from runtime.facts import Published, TorchHub
 from runtime.loud import draw_loud
 
 Tensors = dict[str, Tensor]
@@ -68,7 +68,7 @@ class LoudWeights:
 class PublishedWeights:
     """The publisher's weights. `revision` says which, once they are loaded."""
 
-    source: Published
+    source: Published | TorchHub
     model_name: str
     gated: bool = False
     revision: str | None = field(default=None, init=False)
@@ -79,6 +79,11 @@ class PublishedWeights:
         Raises:
             WeightsError: The source cannot be reached, or its tensors are not exactly the architecture's.
         """
+        if isinstance(self.source, TorchHub):
+            raise WeightsError(
+                f"{self.model_name}: {self.source} loads its own weights, and no file holds them for another function. "
+                "Pass source=HubFile(...), Url(...) or LocalFile(...)."
+            )
         path, self.revision = fetch(self.source, self.model_name, self.gated)
         model = _skeleton(create)
         tensors = read_checkpoint(path)
