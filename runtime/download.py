@@ -9,20 +9,24 @@ import urllib.request
 from pathlib import Path
 
 from runtime.errors import DependencyError, WeightsError
-from runtime.facts import HubFile, Url
+from runtime.facts import HubFile, Unpublished, Url
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
 
 
-def fetch(source: HubFile | Url, model_name: str, gated: bool) -> tuple[Path, str]:
+def fetch(source: HubFile | Url | Unpublished, model_name: str, gated: bool) -> tuple[Path, str]:
     """Return the local file and the exact revision it is: a commit of the hub, or `sha256:` of the file.
 
     A file already in the cache is used as it is: no request, no token.
 
     Raises:
-        WeightsError: The source is gated, unreachable, moved, or its checksum does not match.
+        WeightsError: The source is gated, unreachable, moved, none at all, or its checksum does not match.
     """
+    if isinstance(source, Unpublished):
+        raise WeightsError(
+            f"{model_name} has no published weights: {source.reason}. Use weights='random', or another name."
+        )
     if isinstance(source, HubFile):
         return _fetch_from_hub(source, model_name, gated)
     return _fetch_from_url(source, model_name)

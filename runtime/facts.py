@@ -73,4 +73,14 @@ class LibraryInit:
         return f"library initialisation, seed {self.seed}"
 
 
-Source = HubFile | Url | LibraryInit
+@dataclass(frozen=True)
+class Unpublished:
+    """No weights were published: the architecture alone, for random weights or a file of one's own."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"none: {self.reason}"
+
+
+Source = HubFile | Url | LibraryInit | Unpublished

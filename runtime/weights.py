@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from runtime.download import fetch
 from runtime.errors import WeightsError
-from runtime.facts import HubFile, Url
+from runtime.facts import HubFile, Unpublished, Url
 from runtime.loud import draw_loud
 
 Tensors = dict[str, Tensor]
@@ -57,7 +57,7 @@ class LoudWeights:
 class PublishedWeights:
     """The publisher's weights. `revision` says which, once they are loaded."""
 
-    source: HubFile | Url
+    source: HubFile | Url | Unpublished
     model_name: str
     gated: bool = False
     revision: str | None = field(default=None, init=False)

@@ -8,7 +8,8 @@ from runtime.backbones import (
     mahmood,
     paige,
     prov_gigapath,
+    timm_family,
     universal,
 )
 
-__all__ = ["bioptimus", "hkust", "kaiko", "lunit", "mahmood", "paige", "prov_gigapath", "universal"]
+__all__ = ["bioptimus", "hkust", "kaiko", "lunit", "mahmood", "paige", "prov_gigapath", "timm_family", "universal"]
