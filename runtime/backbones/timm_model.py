@@ -62,9 +62,13 @@ def _absolute(out_indices: "OutIndices", depth: int) -> tuple[int, ...]:
 
 def _create_sized(what: "TimmBuilder", weights: "Weights", size: Any, outputs: dict[str, Any]) -> "nn.Module":
     """Return the filled model for images of `size`: by its own method, by a constructor argument, or as it is."""
+    from runtime.loud import settle
+    from runtime.weights import LoudWeights
 
     def fill(model: Any, filter_fn: Filter | None, strict: bool) -> None:
         weights.construct(lambda: model, lambda tensors, module: adapted(what.model, tensors, module, filter_fn, strict))
+        if isinstance(weights, LoudWeights):
+            settle(model, _noise(what.native if size == "dynamic" or hasattr(model, "set_input_size") else size))
         if size not in ("dynamic", what.native) and hasattr(model, "set_input_size"):
             _set_input_size(what, model, size)
 
@@ -85,6 +89,12 @@ def _create_sized(what: "TimmBuilder", weights: "Weights", size: Any, outputs: d
         if "img_size" not in str(error):
             raise
     return _create(what.model, fill, outputs)  # convolutional: it takes what its strides allow
+
+
+def _noise(size: tuple[int, int]) -> Any:
+    import torch
+
+    return torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 def _resizes_itself(name: str) -> bool:
