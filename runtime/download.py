@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from runtime.artifacts import sha256_of
 from runtime.errors import DependencyError, WeightsError
-from runtime.facts import HubFile, LocalFile, Manual, Published, Url
+from runtime.facts import HubFile, LocalFile, Manual, Published, Unpublished, Url
 from runtime.hub import fetch_from_hub, first_line
 
 CHUNK = 1 << 20
@@ -24,9 +24,13 @@ def fetch(source: Published, model_name: str, gated: bool) -> tuple[Path, str]:
     A file already in the cache is used as it is: no request, no token. A local file stays where it is.
 
     Raises:
-        WeightsError: The source is gated, missing, unreachable, moved, or its checksum does not match. Nothing is kept
-            then.
+        WeightsError: The source is gated, missing, unreachable, moved, none at all, or its checksum does not match.
+            Nothing is kept then.
     """
+    if isinstance(source, Unpublished):
+        raise WeightsError(
+            f"{model_name} has no published weights: {source.reason}. Use weights='random', or another name."
+        )
     if isinstance(source, Manual):
         raise WeightsError(
             f"{model_name}: no program can fetch its weights. Get the file from {source.where}, then load it with "

@@ -122,5 +122,15 @@ class TorchHub:
         return f"torch.hub:{Path(self.repository).name if self.local else self.repository} {self.entry}"
 
 
-Published = HubFile | Url | LocalFile | Manual
+@dataclass(frozen=True)
+class Unpublished:
+    """No weights were published: the architecture alone, for random weights or a file of one's own."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"none: {self.reason}"
+
+
+Published = HubFile | Url | LocalFile | Manual | Unpublished
 Source = Published | LibraryInit | TorchHub
