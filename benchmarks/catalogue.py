@@ -19,6 +19,7 @@ from runtime import list_models
 from runtime.artifacts import Store, open_store
 from runtime.manifest import Artifact
 from runtime.out_indices import label
+from runtime.registry import find
 
 Record = dict[str, Any]
 # As the manifest spells them: drawn from seed 0, or the library's own where nothing is published.
@@ -54,10 +55,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _outstanding(model: str, variants: Iterable[str]) -> list[str]:
-    now = {format: versions(format) for format in FORMATS}
+    now = _versions(model)
     recorded = {(r["model"], r["variant"]) for r in read_ledger() if r["versions"] == now and _settled(r)}
     spelled = {"none": "embedding"}
     return [variant for variant in variants if (model, spelled.get(variant, variant)) not in recorded]
+
+
+def _versions(model: str) -> dict[str, dict[str, str]]:
+    return {format: versions(format, find(model)) for format in FORMATS}
 
 
 def _settled(record: Record) -> bool:
@@ -95,7 +100,7 @@ def _record(model: str, variant: str, outcomes: list[Record], store: Store) -> R
         "model": model,
         "variant": variant,
         "seconds": max(o["seconds"] for o in outcomes),
-        "versions": {format: versions(format) for format in FORMATS},
+        "versions": _versions(model),
         "outcomes": [{k: v for k, v in o.items() if k not in ("model", "variant", "detail")} for o in outcomes],
         "parameters": max((a.facts["parameters"] for a in artifacts), default=None),
         "image_size": next((list(a.key.image_size) for a in artifacts), None),

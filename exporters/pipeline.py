@@ -166,7 +166,7 @@ def _facts(request: Request, format: str, model: eager.EagerModel) -> dict[str, 
             "licence": spec.licence,
             "gated": spec.gated,
         },
-        "versions": plan.versions(format),
+        "versions": plan.versions(format, spec),
     }
 
 

@@ -14,7 +14,9 @@ from runtime.errors import BackboneError, UnknownModelError, WeightsError
 from runtime.facts import LocalFile
 from runtime.manifest import Artifact
 from runtime.out_indices import OutIndices, label
+from runtime.registry import BackboneSpec
 from runtime.request import Request
+from runtime.requirements import EXTRAS
 
 # Raised when the same inputs would now give other files.
 RECIPE = 1
@@ -107,9 +109,10 @@ def names(patterns: Sequence[str], exclude: Sequence[str], everything: bool) -> 
     return kept
 
 
-def versions(format: str) -> dict[str, str]:
-    """Return the versions that decide what a build of `format` gives."""
-    found = {name: importlib.metadata.version(name) for name in _TOOLS[format]}
+def versions(format: str, spec: BackboneSpec) -> dict[str, str]:
+    """Return the versions that decide what a build of `spec` in `format` gives."""
+    needed = (*_TOOLS[format], *EXTRAS.get(spec.extra or "", ()))
+    found = {name: importlib.metadata.version(name) for name in needed}
     return {"recipe": str(RECIPE), **found}
 
 
@@ -138,7 +141,7 @@ def stale(artifact: Artifact, job: Job, format: str, store: Store) -> str | None
     for file in artifact.files:
         if problem := file_problem(folder / file.name, file, full=False):
             return f"damaged: {file.name} {problem}"
-    if changed := _changed(artifact.facts.get("versions", {}), versions(format)):
+    if changed := _changed(artifact.facts.get("versions", {}), versions(format, job.request.spec)):
         return f"stale: {changed}"
     declared = str(job.request.source) if job.request.source else None
     built = artifact.facts.get("source", {}).get("id")
