@@ -10,6 +10,7 @@ from runtime import registry
 from runtime.artifacts import open_store
 from runtime.backbone import Backbone
 from runtime.backends import Session
+from runtime.commands import build_command
 from runtime.errors import (
     ArtifactCorruptError,
     ArtifactNotFoundError,
@@ -20,7 +21,7 @@ from runtime.machine import installed, onnxruntime_distributions
 from runtime.manifest import Artifact, Manifest
 from runtime.out_indices import OutIndices
 from runtime.providers import check_installation
-from runtime.request import Request, build_command, make_request
+from runtime.request import Request, make_request
 from runtime.requirements import missing_for_eager
 
 PREFERENCE = {

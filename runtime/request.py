@@ -2,20 +2,18 @@
 
 import functools
 import inspect
-import json
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from runtime.artifacts import default_root, sha256_of
+from runtime.artifacts import sha256_of
 from runtime.errors import OptionError, WeightsError
 from runtime.facts import LibraryInit, LocalFile, Source
 from runtime.manifest import ArtifactKey, options_key
-from runtime.out_indices import Canonical, OutIndices, canonical, flag
+from runtime.out_indices import Canonical, OutIndices, canonical
 from runtime.registry import BackboneSpec
 
 BACKENDS = ("auto", "onnx", "torchscript", "eager")
@@ -177,44 +175,6 @@ def _digest(checkpoint: str) -> str:
 @functools.cache
 def _sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001  (another size or time is another file)
     return sha256_of(path)
-
-
-def build_command(request: Request, format: str) -> str:
-    """Return the shell command that builds the artifact which answers `request` in `format`."""
-    command = ["python", "-m", "exporters.build", request.spec.name, f"--format={format}", flag(request.canonical)]
-    if request.weights_key.startswith("random"):
-        command += ["--weights=random", f"--seed={request.seed}"]
-    if request.weights_key.startswith("checkpoint"):
-        command.append(f"--checkpoint-path={request.checkpoint_path or 'FILE'}")
-    if request.image_size is not None:
-        size = request.size
-        command.append(f"--image-size={size if isinstance(size, str) else 'x'.join(map(str, size))}")
-    for name, value in request.options.items():
-        command.append(f"--option={name}={value if isinstance(value, str) else json.dumps(value)}")
-    module = request.spec.build.__module__
-    if module != "__main__" and not module.startswith("runtime.backbones."):
-        command.append(f"--import={module}")
-    if request.artifacts is not None:
-        command.append(f"--artifacts={request.artifacts}")
-    return shlex.join(command)
-
-
-def load_call(request: Request, format: str) -> str:
-    """Return the Python call that loads the artifact which answers `request` in `format`."""
-    given: dict[str, Any] = {"backend": format}
-    if request.out_indices is not None:
-        given["out_indices"] = request.out_indices
-    if request.weights_key.startswith("random"):
-        given |= {"weights": "random"} | ({"seed": request.seed} if request.seed else {})
-    if request.weights_key.startswith("checkpoint"):
-        given["weights"] = request.weights_key
-    if request.image_size is not None:
-        given["image_size"] = request.image_size
-    given |= request.options
-    if request.artifacts is not None and Path(request.artifacts) != default_root():
-        given["artifacts"] = request.artifacts
-    arguments = [repr(request.spec.name), *(f"{name}={value!r}" for name, value in given.items())]
-    return f"runtime.load_model({', '.join(arguments)})"
 
 
 _REQUIRED = inspect.Parameter.empty
