@@ -70,7 +70,8 @@ class TokenMaps(nn.Module):
                 taken.append(tokens)
         taken[-1] = self.norm(taken[-1])
         grid = self.stem.grid(images)
-        return [t[:, 1 + self.stem.registers :].transpose(1, 2).unflatten(2, grid).contiguous() for t in taken]  # type: ignore[no-untyped-call]
+        patches = [t[:, 1 + self.stem.registers :].transpose(1, 2) for t in taken]
+        return [t.reshape(*t.shape[:2], *grid).contiguous() for t in patches]
 
 
 class Stem(nn.Module):
