@@ -1,4 +1,4 @@
-"""Encoders of volumes: what eva composes of MONAI's parts, from the same tensors; what both exports make of them."""
+"""Encoders of volumes: the numbers of what eva composes of MONAI's parts, in eager and in both exports."""
 
 import importlib.util
 import math
@@ -44,7 +44,7 @@ FACTS = {
     "radiology/segresnet_encoder": (4399344, 58, 240, SEGRESNET, None),
 }
 # Not cubes, and odd: padding, windows cut short on some axes only, and an axis that is a single window.
-SIZES = [(32, 64, 48), (70, 33, 41)]
+SIZES = [(16, 66, 14), (17, 35, 33)]
 LIMIT = 1e-4
 
 
@@ -302,7 +302,7 @@ def exported(module: nn.Module, size: tuple[int, int, int]) -> tuple[ir.Model, o
     ("build", "out_indices", "size"),
     [
         (tiny_swin, None, SIZES[0]),
-        (tiny_swin, (0, 4), SIZES[1]),
+        (tiny_swin, (0, 2), SIZES[1]),
         (tiny_segresnet, None, SIZES[0]),
         (tiny_segresnet, 4, SIZES[1]),
     ],
@@ -339,33 +339,38 @@ def test_a_traced_encoder_names_no_device_of_its_own() -> None:
     assert made == []
 
 
-def moved_by(model: nn.Module, size: tuple[int, int, int]) -> dict[str, float]:
-    """Return how far the output moves, per parameter of which every other value is made larger by one per cent.
+def changed(name: str, parameter: Tensor) -> None:
+    """Make every other value one per cent larger; a factor on a whole convolution is undone by an instance norm."""
+    halved = parameter.view(-1)[::2]
+    # Of one channel, each filter of this convolution is one factor: nothing but its sign is left behind the norm.
+    halved *= -1 if name.endswith("encoder1.layer.conv3.conv.weight") else 1.01
 
-    A factor on the whole of a convolution would be undone by the instance norm behind it.
-    """
+
+def moved_by(model: nn.Module, size: tuple[int, int, int]) -> dict[str, float]:
+    """Return how far the map that moves most does, per parameter that is changed."""
     volumes = noise(1, 1, *size)
-    expected = torch.cat([m.flatten() for m in called(model, volumes)]).numpy()
+    expected = called(model, volumes)
     moved = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             original = parameter.clone()
-            parameter.view(-1)[::2] *= 1.01
-            moved[name] = relative_rms(expected, torch.cat([m.flatten() for m in called(model, volumes)]).numpy())
+            changed(name, parameter)
+            pairs = zip(expected, called(model, volumes), strict=True)
+            moved[name] = max(relative_rms(a.numpy(), b.numpy()) for a, b in pairs)
             parameter.copy_(original)
     return moved
 
 
 @pytest.mark.parametrize(
-    ("build", "tensors"), [(tiny_swin, 137), (tiny_segresnet, 58)], ids=["Swin UNETR V2", "SegResNet"]
+    ("build", "maps", "tensors"), [(tiny_swin, 6, 137), (tiny_segresnet, 4, 58)], ids=["Swin UNETR V2", "SegResNet"]
 )
-def test_every_parameter_of_a_loud_encoder_matters(build: Any, tensors: int) -> None:
-    size = (16, 40, 16)
+def test_one_per_cent_of_any_tensor_moves_a_map_by_more_than_the_limit(build: Any, maps: int, tensors: int) -> None:
+    size = (14, 66, 14)
 
-    moved = moved_by(build(size=size), size)
+    moved = moved_by(build(maps, size), size)
 
     assert len(moved) == tensors
-    assert {name: shift for name, shift in moved.items() if not shift > 10 * 1e-5} == {}
+    assert {name: shift for name, shift in moved.items() if not shift > 3 * LIMIT} == {}
 
 
 def test_activations_of_loud_encoders_keep_a_sane_range() -> None:
