@@ -69,9 +69,11 @@ class TokenMaps(nn.Module):
             if index in self.indices:
                 taken.append(tokens)
         taken[-1] = self.norm(taken[-1])
-        grid = self.stem.grid(images)
-        patches = [t[:, 1 + self.stem.registers :].transpose(1, 2) for t in taken]
-        return [t.reshape(*t.shape[:2], *grid).contiguous() for t in patches]
+        return [self._map(tokens, self.stem.grid(images)) for tokens in taken]
+
+    def _map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        patches = tokens[:, 1 + self.stem.registers :].transpose(1, 2)
+        return patches.reshape(patches.shape[0], patches.shape[1], *grid)
 
 
 class Stem(nn.Module):
