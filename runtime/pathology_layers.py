@@ -16,6 +16,14 @@ class UnitLength(nn.Module):
         return F.normalize(embedding, dim=-1)
 
 
+class MeanToken(nn.Module):
+    """The mean of all tokens, [B, N, D] to [B, D]."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the mean over the tokens, prefix tokens too."""
+        return tokens.mean(1)
+
+
 class AttentionalPooler(nn.Module):
     """One learned query that attends to all tokens, [B, N, C] to [B, D], as CoCa pools images (arXiv:2205.01917)."""
 
