@@ -96,7 +96,7 @@ def _create_sized(what: "TimmBuilder", weights: "Weights", size: Any, outputs: d
 def _noise(size: tuple[int, int]) -> Any:
     import torch
 
-    return torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
+    return 10 * torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 def _resizes_itself(name: str) -> bool:
