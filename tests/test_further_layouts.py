@@ -5,7 +5,7 @@ import re
 import pytest
 import timm
 import torch
-from published import SMALL_RESNET, SMALL_SWIN, SMALL_VIT, close, loud, run, shrink, under
+from encoder_layouts import SMALL_RESNET, SMALL_SWIN, SMALL_VIT, close, loud, run, shrink, under
 from test_backbones import noise
 from torch import Tensor, nn
 from torch.nn import functional as F
