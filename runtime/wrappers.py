@@ -59,6 +59,7 @@ def timm(
             f"{name!r}: nothing says which weights {architecture!r} has. Name timm's own by their tag "
             f"('{architecture}.<tag>'), or pass source=HubFile(...), Url(...), LocalFile(...) or LibraryInit()."
         )
+    inherited |= {fact: value for fact, value in (arguments or {}).items() if fact in ("depth", "patch_size")}
     _register(
         name,
         TimmBuilder(name, architecture, dict(arguments or {}), adapt),
