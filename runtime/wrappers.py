@@ -42,12 +42,12 @@ def timm(
 
     Args:
         name: Registry name, such as `my/vit`.
-        architecture: timm's name. One with a tag (`vit_small_patch16_224.dino`) names timm's own weights, too.
+        architecture: timm's name. A tag (`vit_small_patch16_224.dino`) says which of timm's own weights.
         source: Your checkpoint instead: `HubFile`, `Url` or `LocalFile`; `LibraryInit` for none.
         arguments: Further arguments of `timm.create_model`, such as `{"reg_tokens": 4}`.
         adapt: `adapt(tensors, module)` renames the tensors of a checkpoint that spells them differently.
-        **facts: See `register_model`. The image size and the patch are read off the architecture's name where it has
-            them; without `preprocessing`, images are scaled to [0, 1] and not normalised.
+        **facts: See `register_model`. By default preprocessing, depth and patch are those of `timm/<architecture>`;
+            of an architecture unknown there, image size and patch are read off its name, and nothing is normalised.
 
     Raises:
         RegistrationError: Nothing says which weights, or `arguments` hold what `load_model` decides.
@@ -59,6 +59,7 @@ def timm(
             f"{name!r}: nothing says which weights {architecture!r} has. Name timm's own by their tag "
             f"('{architecture}.<tag>'), or pass source=HubFile(...), Url(...), LocalFile(...) or LibraryInit()."
         )
+    inherited |= {fact: value for fact, value in (arguments or {}).items() if fact in ("depth", "patch_size")}
     _register(
         name,
         TimmBuilder(name, architecture, dict(arguments or {}), adapt),

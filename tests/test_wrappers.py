@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import pickle
 import shutil
 import sys
@@ -322,9 +323,10 @@ def test_facts_come_from_the_source_unless_they_are_stated(folder: Path) -> None
     wrappers.timm("mine/b", "vit_small_patch14_dinov2", source=LibraryInit(), patch_size=7, licence="MIT")
     wrappers.transformers("mine/c", "facebook/dinov2-small", revision="abc", licence="Apache-2.0", patch_size=14)
     wrappers.checkpoint("mine/d", "pathology/mahmood_uni", source=LocalFile("x"), depth=3)
+    wrappers.timm("mine/e", "vit_small_patch16_224", source=LocalFile("x"), arguments={"depth": 3, "patch_size": 8})
 
     a, b, c, d = (registry.find(f"mine/{letter}") for letter in "abcd")
-    folder_facts = registry.find("mine/transformers")
+    e, folder_facts = registry.find("mine/e"), registry.find("mine/transformers")
 
     assert (a.source, a.patch_size, a.preprocessing.size) == (HubFile("timm/vit_small_patch16_224.dino"), 16, 224)
     assert (b.source, b.patch_size, b.licence) == (LibraryInit(), 7, "MIT")
@@ -332,6 +334,8 @@ def test_facts_come_from_the_source_unless_they_are_stated(folder: Path) -> None
     uni = registry.find("pathology/mahmood_uni")
     assert (d.preprocessing, d.patch_size, d.depth) == (uni.preprocessing, uni.patch_size, 3)
     assert (uni.gated, d.gated, d.licence) == (True, False, None)
+    assert (a.depth, a.licence, a.preprocessing.mean) == (12, "apache-2.0", (0.485, 0.456, 0.406))
+    assert (e.depth, e.patch_size, e.licence) == (3, 8, None)
     assert (folder_facts.depth, folder_facts.patch_size) == (3, 14)
     assert folder_facts.source == LocalFile(folder / "dinov2" / "model.safetensors")
     assert folder_facts.preprocessing == Preprocessing(28, 32, "bicubic", 3, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -363,8 +367,8 @@ def test_the_preprocessing_of_a_transformers_folder_is_read(
 DYNAMIC = Preprocessing(size=30)
 REFUSED: list[tuple[Any, str]] = [
     (
-        lambda: wrappers.timm("my/x", "vit_small_patch16_224"),
-        "'my/x': nothing says which weights 'vit_small_patch16_224' has",
+        lambda: wrappers.timm("my/x", "vit_mine_patch16_224"),
+        "'my/x': nothing says which weights 'vit_mine_patch16_224' has",
     ),
     (
         lambda: wrappers.timm("my/x", "a.b", arguments={"pretrained": True}),
@@ -510,14 +514,19 @@ def altered(folder: Path, to: Path, change: dict[str, Any]) -> Path:
 )
 @pytest.mark.usefixtures("forgetful")
 def test_a_transformers_checkpoint_is_loaded_whole_or_not_at_all(
-    change: dict[str, Any], why: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    change: dict[str, Any], why: str, folder: Path, tmp_path: Path
 ) -> None:
+    heard: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = heard.append  # type: ignore[method-assign]
+    logging.getLogger("transformers").addHandler(handler)
     wrappers.transformers("my/altered", altered(folder / "dinov2", tmp_path / "altered", change))
 
     with pytest.raises(WeightsError, match=why):
         eager("my/altered")
 
-    assert capfd.readouterr().err == ""
+    logging.getLogger("transformers").removeHandler(handler)
+    assert heard == []  # the error is the report
 
 
 @pytest.mark.usefixtures("forgetful")
