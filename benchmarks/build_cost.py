@@ -1,6 +1,6 @@
 """What building costs: disk for a further variant, memory for a giant."""
 
-import os
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -46,13 +46,10 @@ def run_build(model: str, artifacts: str, *options: str) -> int:
         RuntimeError: The build failed.
     """
     command = [sys.executable, "-m", "exporters.build", model, "--weights=random", f"--artifacts={artifacts}", *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    # The usage of a waited-for child includes the largest of its own children, which did the work.
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode}")
-    return usage.ru_maxrss * 1024
+    done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with status {done.returncode}")
+    return max(int(json.loads(line)["peak_bytes"]) for line in done.stdout.splitlines())
 
 
 def _size(folder: Path) -> int:

@@ -6,28 +6,21 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import Any
 
 from exporters import plan, workers
-from exporters.plan import DEFAULT_VARIANTS, FORMATS, Job, Outcome
+from exporters.arguments import join_negative, parser_of_build
+from exporters.plan import DEFAULT_VARIANTS, Job, Outcome
 from runtime import registry
 from runtime.artifacts import open_store
+from runtime.commands import load_call
 from runtime.errors import BackboneError, OptionError, OutIndicesError
 from runtime.machine import installed, onnxruntime_distributions
 from runtime.out_indices import OutIndices, label
 from runtime.providers import check_installation
-from runtime.request import Request, load_call, make_request
+from runtime.request import Request, make_request
 
 # What the extra `export` installs; which onnxruntime verifies (gpu or cpu) is the user's choice.
 NEEDED = ("torch", "timm", "safetensors", "onnx", "onnx_ir", "onnxscript", "filelock", "rich")
-
-EPILOG = """examples:
-  python -m exporters.build pathology/kaiko_vits16                    # the published weights
-  python -m exporters.build "universal/*_random" --out-indices none --out-indices 2
-  python -m exporters.build --all --weights random --exclude "*gigapath*" --dry-run
-
-exit status: 0 everything asked for is published and verified, 1 something failed (the rest is published),
-2 wrong usage, a missing package or a name that matches nothing, 130 interrupted (run it again to go on)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing := [package for package in NEEDED if not installed(package)]:
         print(f"error: building needs {', '.join(missing)}: pip install 'backbone-runtime[export]'", file=sys.stderr)
         return 2
-    parser = _parser()
-    options = parser.parse_args(_join_negative(sys.argv[1:] if arguments is None else list(arguments)))
+    parser = parser_of_build()
+    options = parser.parse_args(join_negative(sys.argv[1:] if arguments is None else list(arguments)))
     if bool(options.names) == options.all:
         parser.error("name the backbones to build (a name or a glob), or pass --all; see runtime.list_models()")
     try:
@@ -53,104 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m exporters.build",
-        description="Export backbones, verify the artifacts against eager PyTorch, publish them.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("names", nargs="*", metavar="NAME|GLOB", help="registered backbones, such as pathology/kaiko_vits16")
-    add("--all", action="store_true", help="every registered backbone")
-    add("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
-    add(
-        "--out-indices",
-        action="append",
-        type=_out_indices,
-        metavar="WHICH",
-        help="repeatable: none (the embedding), 2 (the last two maps), -2,-4 (those blocks); default: none, 1 and 4",
-    )
-    add("--format", type=_formats, default=FORMATS, metavar="F,F", help="onnx,torchscript (default: both)")
-    add("--weights", choices=("pretrained", "random"), default="pretrained", help="default: pretrained")
-    add("--seed", type=int, default=0, help="of random weights (default: 0)")
-    add("--image-size", type=_image_size, metavar="N|HxW|dynamic", help="pixels; default: the publisher's size")
-    add("--option", action="append", default=[], type=_option, metavar="NAME=VALUE", help="the backbone's own option")
-    add(
-        "--artifacts",
-        metavar="DIR",
-        help="where to publish (default: $BACKBONE_ARTIFACTS, else ./artifacts)",
-    )
-    add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers further backbones")
-    add("--jobs", type=_positive, default=1, metavar="N", help="models built at once (default: 1)")
-    add("--timeout", type=_positive, metavar="SECONDS", help="kill a variant that takes longer")
-    add("--force", action="store_true", help="build what is up to date, too")
-    add("--fail-fast", action="store_true", help="stop at the first failure")
-    add("--dry-run", action="store_true", help="say what would be built, and why")
-    add("--json", action="store_true", help="one JSON object per artifact on standard output")
-    return parser
-
-
-def _join_negative(arguments: list[str]) -> list[str]:
-    """Let `--out-indices -2,-4` be written with a space: argparse would take the value for an option."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1] == "--out-indices":
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
-def _out_indices(text: str) -> tuple[OutIndices]:
-    if text.lower() in ("none", "embedding"):
-        return (None,)
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither none, nor a number, nor numbers as in -2,-4") from None
-    return (numbers[0] if len(numbers) == 1 and numbers[0] >= 0 else tuple(numbers),)
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(text.split(",")))
-    if unknown := [f for f in chosen if f not in FORMATS]:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)!r} is none of {', '.join(FORMATS)}")
-    return chosen
-
-
-def _image_size(text: str) -> int | tuple[int, ...] | str:
-    if text == "dynamic":
-        return text
-    try:
-        sides = tuple(int(side) for side in text.split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither pixels, as in 224 or 224x448, nor dynamic") from None
-    return sides[0] if len(sides) == 1 else sides
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    try:
-        return name, json.loads(value.lower() if value in ("True", "False", "None") else value)
-    except ValueError:
-        return name, value
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
-    return int(text)
-
-
 def _jobs(options: argparse.Namespace) -> list[Job]:
     if "onnx" in options.format and not options.dry_run:
         check_installation(onnxruntime_distributions(), installed("onnxruntime"))  # verification will need it
     for module in options.imports:
         import_module(module)
     found = plan.names(options.names, options.exclude, options.all)
+    if options.checkpoint_path is not None and len(found) > 1:
+        raise OptionError(
+            f"--checkpoint-path={options.checkpoint_path} holds the weights of one backbone, and {len(found)} were "
+            f"named: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}. Name the one."
+        )
     return [job for name in found for job in _jobs_of(name, options)]
 
 
@@ -168,7 +74,13 @@ def _jobs_of(name: str, options: argparse.Namespace) -> Iterator[Job]:
                 raise
             continue
         seen.add(request.canonical)
-        yield Job(request, options.format, force=options.force, imports=tuple(options.imports))
+        yield Job(
+            request,
+            options.format,
+            force=options.force,
+            imports=tuple(options.imports),
+            max_params=options.max_params,
+        )
 
 
 def _request(name: str, out_indices: OutIndices, options: argparse.Namespace) -> Request:
@@ -176,6 +88,7 @@ def _request(name: str, out_indices: OutIndices, options: argparse.Namespace) ->
         "out_indices": out_indices,
         "weights": options.weights,
         "seed": options.seed,
+        "checkpoint_path": options.checkpoint_path,
         "image_size": options.image_size,
         "artifacts": str(open_store(options.artifacts).root),
     }
@@ -187,7 +100,7 @@ def _request(name: str, out_indices: OutIndices, options: argparse.Namespace) ->
 def _dry_run(jobs: list[Job], options: argparse.Namespace) -> int:
     from exporters import display
 
-    planned = [(job, step) for job in jobs for step in plan.plan(job, open_store(options.artifacts))]
+    planned = [(job, step) for job in jobs for step in _steps(job)]
     if options.json:
         for job, step in planned:
             print(
@@ -198,6 +111,15 @@ def _dry_run(jobs: list[Job], options: argparse.Namespace) -> int:
     else:
         display.console().print(display.plan_table(planned))
     return 0
+
+
+def _steps(job: Job) -> list[plan.Step]:
+    if job.max_params is not None:
+        from runtime import eager
+
+        if steps := plan.too_large(job, eager.count_parameters(job.request)):
+            return steps
+    return plan.plan(job, open_store(job.request.artifacts))
 
 
 def _run(jobs: list[Job], options: argparse.Namespace) -> int:

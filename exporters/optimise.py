@@ -3,6 +3,7 @@
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exporters.statistics import normalise_by_rows
 from runtime.errors import ExportError
 
 PRODUCER = "backbone-runtime"
@@ -18,6 +19,7 @@ def optimise(model: ir.Model, *, dynamic: bool) -> None:
     Raises:
         ExportError: The batch became static, or a fixed-size graph still resizes something.
     """
+    normalise_by_rows(model)
     RemoveUnusedNodesPass()(model)
     drop_traces(model)
     ensure_symbolic_batch(model)
@@ -64,10 +66,26 @@ def ensure_symbolic_batch(model: ir.Model) -> None:
 
 
 def ensure_no_resize(model: ir.Model) -> None:
-    """Raise if a fixed-size graph still holds a Resize: its position embedding was not baked in."""
-    resizes = [node.name for node in model.graph.all_nodes() if node.op_type == "Resize"]
+    """Raise if a fixed-size graph still resizes a constant: its position embedding was not baked in.
+
+    What is computed from the images may be resized: some backbones join scales that way.
+    """
+    moving = _from_images(model)
+    resizes = [
+        node.name for node in model.graph.all_nodes() if node.op_type == "Resize" and node.inputs[0] not in moving
+    ]
     if resizes:
         raise ExportError(
             f"The graph for a fixed image size still holds Resize ({', '.join(map(str, resizes[:3]))}). "
             "Resample the position embedding once, when the module is built for its image size."
         )
+
+
+def _from_images(model: ir.Model) -> set[ir.Value | None]:
+    """Return every value that depends on the graph's inputs."""
+    moving: set[ir.Value | None] = set(model.graph.inputs)
+    for node in model.graph.all_nodes():  # in an order in which values come before their use
+        # A function's or subgraph's own inputs are not followed: what is in there counts as constant.
+        if any(value in moving for value in node.inputs if value is not None):
+            moving.update(node.outputs)
+    return moving

@@ -40,6 +40,8 @@ def build(job: Job, report: Report = lambda _: None) -> list[Outcome]:
     Raises:
         BackboneError: Nothing could be built at all (weights, store, reference).
     """
+    if job.max_params is not None and (steps := plan.too_large(job, eager.count_parameters(job.request))):
+        return plan.skipped(job, steps)
     store = open_store(job.request.artifacts)
     report("waiting for the model's lock")
     with workspace(store, job.request.spec.name) as space:
@@ -86,6 +88,7 @@ def _export(
     published: Manifest,
     space: Workspace,
 ) -> Artifact:
+    facts = _facts(request, format, model)  # before writing empties the module
     part = space.staged / "graph.part"
     data = write_graph(request, format, model.module, reference.names, pool, part)
     digest = sha256_of(part)
@@ -103,7 +106,7 @@ def _export(
             TensorInfo(name, _symbolic(request, shape, request.spec.patch_size))
             for name, shape in zip(reference.names, in_batch[1:], strict=True)
         ),
-        facts=_facts(request, format, model),
+        facts=facts,
     )
 
 
@@ -134,7 +137,7 @@ def _metadata(request: Request, format: str) -> dict[str, str]:
         "artifact": request.key(format).describe(),
         "key": json.dumps(request.key(format).to_json(), sort_keys=True),
         "preprocessing": json.dumps(asdict(spec.preprocessing), sort_keys=True),
-        "source": str(spec.source) if spec.source else "the registered function",
+        "source": str(request.source) if request.source else "the registered function",
         "licence": spec.licence or "not stated",
     }
 
@@ -154,15 +157,16 @@ def _symbolic(request: Request, shape: tuple[Any, ...], divisor: int) -> tuple[i
 def _facts(request: Request, format: str, model: eager.EagerModel) -> dict[str, Any]:
     spec = request.spec
     return {
+        "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
         **({} if request.out_indices is None else {"maps": _maps(model.module)}),
         "preprocessing": asdict(spec.preprocessing),
         "source": {
-            "id": str(spec.source) if spec.source else None,
+            "id": str(request.source) if request.source else None,
             "revision": model.revision,
             "licence": spec.licence,
             "gated": spec.gated,
         },
-        "versions": plan.versions(format),
+        "versions": plan.versions(format, spec),
     }
 
 

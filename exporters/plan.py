@@ -4,14 +4,19 @@ import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from runtime import registry
 from runtime.artifacts import Store, file_problem
-from runtime.errors import BackboneError, UnknownModelError
+from runtime.download import fetch
+from runtime.errors import BackboneError, UnknownModelError, WeightsError
+from runtime.facts import LocalFile
 from runtime.manifest import Artifact
 from runtime.out_indices import OutIndices, label
+from runtime.registry import BackboneSpec
 from runtime.request import Request
+from runtime.requirements import EXTRAS
 
 # Raised when the same inputs would now give other files.
 RECIPE = 1
@@ -33,6 +38,7 @@ class Job:
         force: Build even what is up to date.
         threads: CPU threads this job may use; `None` for all.
         imports: Modules that register further backbones.
+        max_params: Skip a backbone that has more parameters.
     """
 
     request: Request
@@ -40,6 +46,7 @@ class Job:
     force: bool = False
     threads: int | None = None
     imports: tuple[str, ...] = ()
+    max_params: int | None = None
 
     @property
     def name(self) -> str:
@@ -58,7 +65,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one artifact: `built`, `skipped` or `failed`."""
+    """What became of one artifact: `built`, `skipped` or `failed`.
+
+    Attributes:
+        seconds: Since its process began.
+        bytes: Of its graph and the weight data it reads.
+        peak_bytes: Largest resident memory of the process that built it; 0 when none did.
+        min_cosine, max_abs, relative_rms: Worst over all outputs and verification inputs.
+    """
 
     model: str
     variant: str
@@ -67,6 +81,7 @@ class Outcome:
     note: str = ""
     seconds: float = 0.0
     bytes: int = 0
+    peak_bytes: int = 0
     min_cosine: float | None = None
     max_abs: float | None = None
     relative_rms: float | None = None
@@ -94,9 +109,10 @@ def names(patterns: Sequence[str], exclude: Sequence[str], everything: bool) -> 
     return kept
 
 
-def versions(format: str) -> dict[str, str]:
-    """Return the versions that decide what a build of `format` gives."""
-    found = {name: importlib.metadata.version(name) for name in _TOOLS[format]}
+def versions(format: str, spec: BackboneSpec) -> dict[str, str]:
+    """Return the versions that decide what a build of `spec` in `format` gives."""
+    needed = (*_TOOLS[format], *EXTRAS.get(spec.extra or "", ()))
+    found = {name: importlib.metadata.version(name) for name in needed}
     return {"recipe": str(RECIPE), **found}
 
 
@@ -125,11 +141,26 @@ def stale(artifact: Artifact, job: Job, format: str, store: Store) -> str | None
     for file in artifact.files:
         if problem := file_problem(folder / file.name, file, full=False):
             return f"damaged: {file.name} {problem}"
-    if changed := _changed(artifact.facts.get("versions", {}), versions(format)):
+    if changed := _changed(artifact.facts.get("versions", {}), versions(format, job.request.spec)):
         return f"stale: {changed}"
-    declared = str(job.request.spec.source) if job.request.spec.source else None
+    declared = str(job.request.source) if job.request.source else None
     built = artifact.facts.get("source", {}).get("id")
-    return None if built == declared else f"stale: source {built} -> {declared}"
+    if built != declared:
+        return f"stale: source {built} -> {declared}"
+    return _replaced(artifact, job) if artifact.key.weights == "pretrained" else None
+
+
+def _replaced(artifact: Artifact, job: Job) -> str | None:
+    """Return why a local checkpoint is not the one built from; one that is gone is no reason to build again."""
+    source = job.request.spec.source
+    if not isinstance(source, LocalFile):
+        return None
+    try:
+        _, revision = fetch(source, job.request.spec.name, gated=False)
+    except WeightsError:
+        return None
+    built = artifact.facts.get("source", {}).get("revision")
+    return None if built == revision else f"stale: {Path(source.path).name} {built} -> {revision}"
 
 
 def _changed(built: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -141,6 +172,14 @@ def _changed(built: Mapping[str, str], now: Mapping[str, str]) -> str:
 def skipped(job: Job, steps: Iterable[Step]) -> list[Outcome]:
     """Return the outcomes of the artifacts that need no build."""
     return [outcome(job, step.format, "skipped", note=step.reason) for step in steps if step.action == "skip"]
+
+
+def too_large(job: Job, parameters: int) -> list[Step]:
+    """Return the steps of a job whose backbone has that many parameters: all skipped if it may not have so many."""
+    if job.max_params is None or parameters <= job.max_params:
+        return []
+    reason = f"{parameters / 1e6:,.1f} M parameters, more than --max-params allows"
+    return [Step(format, "skip", reason) for format in job.formats]
 
 
 def failed(job: Job, formats: Iterable[str], error: BaseException, **facts: Any) -> list[Outcome]:

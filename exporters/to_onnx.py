@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from exporters.attention import PlainAttention
 from exporters.optimise import optimise
 from exporters.pool import Slice, WeightPool
 from runtime.errors import ExportError
@@ -34,7 +35,7 @@ def export(
     if patch_size is not None:
         dynamic |= {2: patch_size * torch.export.Dim("h", min=2), 3: patch_size * torch.export.Dim("w", min=2)}
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), PlainAttention():
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -47,10 +48,18 @@ def export(
                 verbose=False,
             )
     except Exception as error:
-        raise ExportError(f"torch.onnx could not export it: {type(error).__name__}: {error}") from error
+        raise ExportError(f"torch.onnx could not export it: {_cause(error)}") from error
     if program is None:
         raise ExportError("torch.onnx returned nothing.")
     return program
+
+
+def _cause(error: BaseException) -> str:
+    """Return what went wrong in the first place: around it torch wraps advice to its own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def write(

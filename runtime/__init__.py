@@ -8,7 +8,7 @@
 from typing import TYPE_CHECKING, Any
 
 from runtime import errors
-from runtime.facts import HubFile, LibraryInit, Preprocessing, Url
+from runtime.facts import HubFile, LibraryInit, LocalFile, Preprocessing, Url
 from runtime.registry import BackboneModelRegistry, list_models, register_model
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "BackboneModelRegistry",
     "HubFile",
     "LibraryInit",
+    "LocalFile",
     "ModelFromRegistry",
     "Preprocessing",
     "Url",

@@ -180,7 +180,7 @@ class Backbone:
             "fallback": self._fallback,
             "out_indices": None if self._request.canonical is None else list(self._request.canonical),
             "weights": self._request.weights_key,
-            "source": str(spec.source) if spec.source else None,
+            "source": str(self._request.source) if self._request.source else None,
             "licence": spec.licence,
             "gated": spec.gated,
             "preprocessing": spec.preprocessing,

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from runtime.errors import DependencyError, OptionError, RegistrationError
+from runtime.errors import DependencyError, OptionError, RegistrationError, WeightsError
 from runtime.facts import LibraryInit
 from runtime.loud import draw_loud
 from runtime.request import Request
 from runtime.requirements import missing_for_eager
-from runtime.weights import LibraryWeights, LoudWeights, PublishedWeights, Weights
+from runtime.weights import LibraryWeights, LoudWeights, NoWeights, PublishedWeights, Weights
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,24 @@ def build(request: Request) -> EagerModel:
         OutIndicesError: The backbone has no such feature maps.
         RegistrationError: The registered function did not return an `nn.Module`.
     """
+    weights = _weights(request) if "weights" in request.spec.parameters else None
+    module = _call(request, weights)
+    if weights is None and request.weights == "random":
+        draw_loud(module, request.seed)
+    return EagerModel(module.eval(), getattr(weights, "revision", None))
+
+
+def count_parameters(request: Request) -> int:
+    """Return how many parameters the backbone has, without loading or drawing its weights.
+
+    Raises:
+        BackboneError: As `build`, but for the weights.
+    """
+    weights = NoWeights() if "weights" in request.spec.parameters else None
+    return sum(parameter.numel() for parameter in _call(request, weights).parameters())
+
+
+def _call(request: Request, weights: Weights | None) -> nn.Module:
     spec = request.spec
     if hint := missing_for_eager(spec):
         raise DependencyError(f"{spec.name!r} as eager torch: {hint}")
@@ -37,7 +55,6 @@ def build(request: Request) -> EagerModel:
     if request.out_indices is not None:
         arguments["out_indices"] = request.out_indices if spec.depth is None else _plain(request)
     arguments |= _image_size(request)
-    weights = _weights(request) if "weights" in spec.parameters else None
     if weights is not None:
         arguments["weights"] = weights
     module: Any = spec.build(**arguments)
@@ -46,9 +63,7 @@ def build(request: Request) -> EagerModel:
             f"{spec.name!r}: {spec.build.__module__}.{spec.build.__qualname__} returned a {type(module).__name__}; "
             "a registered function must return a torch.nn.Module."
         )
-    if weights is None and request.weights == "random":
-        draw_loud(module, request.seed)
-    return EagerModel(module.eval(), getattr(weights, "revision", None))
+    return module
 
 
 def _plain(request: Request) -> int | tuple[int, ...]:
@@ -61,7 +76,7 @@ def _image_size(request: Request) -> dict[str, Any]:
     if "image_size" in request.spec.parameters:
         return {"image_size": request.size}
     declared = request.spec.preprocessing.size
-    if request.size != (declared, declared):
+    if request.size != (declared,) * request.spec.preprocessing.spatial_dims:
         raise OptionError(
             f"image_size={request.image_size!r}: {request.spec.name!r} takes {declared} pixels only; "
             "its function has no parameter image_size."
@@ -70,7 +85,12 @@ def _image_size(request: Request) -> dict[str, Any]:
 
 
 def _weights(request: Request) -> Weights:
-    source = request.spec.source
+    if request.weights.startswith("checkpoint") and request.checkpoint_path is None:
+        raise WeightsError(
+            f"{request.spec.name!r} with weights={request.weights!r} can only be served from its artifact: as eager "
+            "torch it needs the file itself, checkpoint_path=FILE."
+        )
+    source = request.source
     if isinstance(source, LibraryInit):
         return LibraryWeights(source.seed)
     if request.weights == "random":

@@ -1,7 +1,9 @@
 """What is declared about a backbone: plain data, standard library only."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -10,6 +12,8 @@ Triple = tuple[float, ...]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 HALF: Triple = (0.5, 0.5, 0.5)
+CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,30 @@ class Url:
 
 
 @dataclass(frozen=True)
+class LocalFile:
+    """A checkpoint on this machine: a `.safetensors` file or a PyTorch checkpoint.
+
+    A relative path is looked up where Python was started. Manifests record the file's name and SHA-256, never its
+    folder: the path of one machine says nothing on another.
+    """
+
+    path: str | os.PathLike[str]
+
+    def __str__(self) -> str:
+        return f"file:{Path(self.path).name}"
+
+
+@dataclass(frozen=True)
+class Manual:
+    """Weights that only a person can fetch (Google Drive, a gated data set): where the file is to be had."""
+
+    where: str
+
+    def __str__(self) -> str:
+        return self.where
+
+
+@dataclass(frozen=True)
 class LibraryInit:
     """No published weights: the library's own initialisation, from a fixed seed."""
 
@@ -82,4 +110,27 @@ class LibraryInit:
         return f"library initialisation, seed {self.seed}"
 
 
-Source = HubFile | Url | LibraryInit
+@dataclass(frozen=True)
+class TorchHub:
+    """Weights that a torch.hub entry loads by itself, by code of its repository (`owner/repo:ref`, or a folder)."""
+
+    repository: str
+    entry: str
+    local: bool = False
+
+    def __str__(self) -> str:
+        return f"torch.hub:{Path(self.repository).name if self.local else self.repository} {self.entry}"
+
+
+@dataclass(frozen=True)
+class Unpublished:
+    """No weights were published: the architecture alone, for random weights or a file of one's own."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"none: {self.reason}"
+
+
+Published = HubFile | Url | LocalFile | Manual | Unpublished
+Source = Published | LibraryInit | TorchHub

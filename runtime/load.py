@@ -10,6 +10,7 @@ from runtime import registry
 from runtime.artifacts import open_store
 from runtime.backbone import Backbone
 from runtime.backends import Session
+from runtime.commands import build_command
 from runtime.errors import (
     ArtifactCorruptError,
     ArtifactNotFoundError,
@@ -20,7 +21,7 @@ from runtime.machine import installed, onnxruntime_distributions
 from runtime.manifest import Artifact, Manifest
 from runtime.out_indices import OutIndices
 from runtime.providers import check_installation
-from runtime.request import Request, build_command, make_request
+from runtime.request import Request, make_request
 from runtime.requirements import missing_for_eager
 
 PREFERENCE = {
@@ -44,10 +45,11 @@ def load_model(
     providers: Sequence[str] | None = None,
     provider_options: Sequence[Mapping[str, Any]] | None = None,
     threads: int | None = None,
-    weights: Literal["pretrained", "random"] | None = None,
+    weights: Literal["pretrained", "random"] | str | None = None,
     seed: int | None = None,
     image_size: int | tuple[int, ...] | Literal["dynamic"] | None = None,
     verify: Literal["size", "full"] | None = None,
+    checkpoint_path: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Backbone:
     """Return the backbone registered as `model_name`, ready to be called.
@@ -66,10 +68,12 @@ def load_model(
         providers: onnxruntime execution providers, instead of `device`; the first must start.
         provider_options: One dict per provider.
         threads: CPU threads of the onnx backend (of torch: for the process); by default every CPU it may use.
-        weights: `pretrained` (the default) or `random`, loud random weights drawn from `seed`.
+        weights: `pretrained` (the default); `random`, loud random weights drawn from `seed`; or `checkpoint:<digits>`,
+            what was built from a local file with that SHA-256, where the file itself is not at hand.
         seed: Seed of random weights, 0 by default.
         image_size: Side in pixels, (height, width), (depth, height, width) of a volume, or `dynamic` for any multiple
             of the patch; by default the publisher's size.
+        checkpoint_path: A local file of published weights, in the publisher's own layout, instead of a download.
         verify: `size` (the default) compares the artifact's file sizes with its manifest, `full` their SHA-256.
         **options: The backbone's own options, such as `include_patch_tokens`.
 
@@ -94,6 +98,7 @@ def load_model(
         "seed": seed,
         "image_size": image_size,
         "verify": verify,
+        "checkpoint_path": checkpoint_path,
     }
     given = {name: value for name, value in explicit.items() if value is not None} | options
     request = make_request(registry.find(model_name), model_kwargs, given)

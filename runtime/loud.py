@@ -3,7 +3,8 @@
 A library's initialisation hides mistakes: LayerScale starts at 1e-5, so whole blocks vanish; biases are zero; position
 embeddings are tiny; batch statistics are trivial. Here every floating-point parameter and buffer is drawn so that
 changing it moves the output, while activations keep a sane range. Each tensor depends on the seed and its own name
-alone: a model that lost its last blocks keeps the weights of the others.
+alone: a model that lost its last blocks keeps the weights of the others. Batch statistics can then be brought to the
+scale of what passes through them (`settle`): in a deep convolutional net the images would drown in the biases.
 """
 
 import hashlib
@@ -48,3 +49,30 @@ def _draw_statistic(name: str, tensor: Tensor, generator: torch.Generator) -> No
         tensor.uniform_(-0.5, 0.5, generator=generator)
     elif name.endswith("running_var"):
         tensor.uniform_(0.5, 1.5, generator=generator)
+
+
+def settle(model: nn.Module, images: Tensor) -> None:
+    """Scale drawn batch statistics so that each batch normalisation passes `images` on with a variance near 1.
+
+    Real batch statistics do that; drawn ones let the images fade from layer to layer (by 1e-7 in LCNet) or grow. Each
+    layer's are scaled by one power of two, so that the last digits of the activations decide nothing.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(_scale_statistics) for norm in norms if norm.running_var is not None]
+    if not hooks:
+        return
+    training = model.training
+    with torch.no_grad():
+        model.eval()(images)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+
+
+def _scale_statistics(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    values = inputs[0].transpose(0, 1).flatten(1)
+    variance = values.var(1).mean().item()
+    if math.isfinite(variance) and variance > 0:
+        octaves = round(math.log2(variance))
+        norm.running_var.mul_(2.0**octaves)  # type: ignore[operator]
+        norm.running_mean.mul_(2.0 ** (octaves / 2))  # type: ignore[operator]

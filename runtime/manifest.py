@@ -22,7 +22,8 @@ class ArtifactKey:
         precision: `fp32`.
         image_size: Height and width in pixels (depth, height and width of a volume), or `dynamic`.
         options: The builder's own options, sorted, each value as JSON.
-        weights: `pretrained`, `random:<seed>` or `initial:<seed>` (a library's own initialisation).
+        weights: `pretrained`, `random:<seed>`, `initial:<seed>` (a library's own initialisation) or
+            `checkpoint:<digits>` (a local file, by its SHA-256).
         input: Input contract: `float32`, [B, C, H, W].
     """
 

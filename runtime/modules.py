@@ -57,3 +57,50 @@ class FeatureMaps(nn.Module):
             images, indices=self.indices, norm=False, output_fmt="NCHW", intermediates_only=True
         )
         return maps
+
+
+class TimmEmbedding(nn.Module):
+    """One vector per image, [B, 3, H, W] to [B, D]: what any timm model gives without its classifier.
+
+    Where timm leaves the pooling to the caller: the CLS token if there is one, else the mean over all positions.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embedding of each image."""
+        model: Any = self.model
+        output: Tensor = model(images)
+        if output.ndim == 4:
+            return output.mean((1, 2) if _is_nhwc(model) else (2, 3))
+        if output.ndim == 3:
+            return output[:, 0] if getattr(model, "num_prefix_tokens", 0) else output.mean(1)
+        return output
+
+
+class TimmMaps(nn.Module):
+    """Feature maps of timm's `features_only`, [B, 3, H, W] to a list of [B, C, h, w] in ascending order.
+
+    Attributes:
+        indices: Which maps, counted from the first.
+        normed: Per map, whether a normalisation layer is its last.
+    """
+
+    def __init__(self, model: nn.Module, indices: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.indices = list(indices)
+        timm_model: Any = model
+        names = [timm_model.feature_info.info[index]["module"] for index in self.indices]
+        self.normed = [name.rpartition(".")[2].startswith("norm") for name in names]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return one map per chosen index."""
+        maps: list[Tensor] = self.model(images)
+        return [m.permute(0, 3, 1, 2).contiguous() for m in maps] if _is_nhwc(self.model) else list(maps)
+
+
+def _is_nhwc(model: Any) -> bool:
+    return str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")

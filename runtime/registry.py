@@ -68,6 +68,22 @@ class BackboneSpec:
         return {name: p.default for name, p in inspect.signature(self.build).parameters.items()}
 
 
+@dataclass(frozen=True)
+class Family:
+    """Backbones too many to register one by one: all that share the first part of their name.
+
+    Attributes:
+        prefix: Start of their names, such as `timm/`.
+        resolve: Returns the backbone of a full name, or `None`; equal names give the same object.
+        names: Returns the full names that a glob could mean. Must not import torch.
+    """
+
+    prefix: str
+    resolve: Callable[[str], BackboneSpec | None]
+    names: Callable[[str], Iterable[str]]
+
+
+_families: dict[str, Family] = {}
 _specs: dict[str, BackboneSpec] = {}
 _aliases: dict[str, str] = {}
 _lock = threading.RLock()
@@ -119,8 +135,20 @@ def _add(spec: BackboneSpec) -> None:
         _aliases.update(dict.fromkeys(spec.aliases, spec.name))
 
 
+def register_family(family: Family) -> None:
+    """Register all names that start with `family.prefix`; single names of `register_model` come before them.
+
+    Raises:
+        RegistrationError: The prefix is taken.
+    """
+    with _lock:
+        if family.prefix in _families:
+            raise RegistrationError(f"A family is already registered for names that start with {family.prefix!r}.")
+        _families[family.prefix] = family
+
+
 def find(name: str) -> BackboneSpec:
-    """Return the backbone registered as `name`, or under that former name.
+    """Return the backbone registered as `name`, or under that former name, or by a family.
 
     Raises:
         UnknownModelError: With the nearest names.
@@ -135,25 +163,42 @@ def find(name: str) -> BackboneSpec:
 
 
 def _lookup(name: str) -> BackboneSpec | None:
-    return _specs.get(_aliases.get(name, name))
+    spec = _specs.get(_aliases.get(name, name))
+    family = _family(name)
+    return family.resolve(name) if spec is None and family else spec
+
+
+def _family(name: str) -> Family | None:
+    return next((family for prefix, family in _families.items() if str(name).startswith(prefix)), None)
 
 
 def _unknown(name: str) -> str:
-    tail = {full.rsplit("/", 1)[-1]: full for full in (*_aliases, *_specs)}
-    close = difflib.get_close_matches(str(name), [*_specs, *_aliases], n=3, cutoff=0.6)
+    family = _family(name)
+    known = [*_aliases, *_specs, *(family.names(name) if family else ())]
+    tail = {full.rsplit("/", 1)[-1]: full for full in known}
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
     close += [tail[t] for t in difflib.get_close_matches(str(name).rsplit("/", 1)[-1], tail, n=3, cutoff=0.6)]
     nearest = list(dict.fromkeys(_aliases.get(n, n) for n in close))[:3]
     hint = f"Nearest: {', '.join(nearest)}. " if nearest else ""
-    word = str(name).rsplit("/", 1)[-1].split("_")[0]
-    return f"No backbone is registered as {name!r}. {hint}See list_models({f'*{word}*'!r}) or list_models()."
+    start, word = family.prefix if family else "", str(name).rsplit("/", 1)[-1].split("_")[0]
+    return f"No backbone is registered as {name!r}. {hint}See list_models({f'{start}*{word}*'!r}) or list_models()."
 
 
 def list_models(pattern: str | Iterable[str] = "*") -> list[str]:
-    """Return the registered names that match a glob such as `pathology/*` (or any of several), sorted."""
+    """Return the registered names that match a glob such as `pathology/*` (or any of several), sorted.
+
+    The names of a family are listed when the glob starts with its prefix: `timm/resnet*`. Pretrained tags of timm are
+    listed when it also has a dot: `timm/resnet50.*`.
+    """
     _load_builtin()
     _load_plugins()
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    return sorted(name for name in _specs if any(fnmatch.fnmatchcase(name, p) for p in patterns))
+    return sorted({name for p in patterns for name in _candidates(p) if fnmatch.fnmatchcase(name, p)})
+
+
+def _candidates(pattern: str) -> Iterable[str]:
+    family = _family(pattern)
+    return [*_specs, *family.names(pattern)] if family else _specs
 
 
 def _load_builtin() -> None:

@@ -1,25 +1,27 @@
 """What a caller of load_model asked for, checked once and carried whole. Standard library only."""
 
+import functools
 import inspect
-import json
 import os
-import shlex
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from runtime.artifacts import default_root
-from runtime.errors import OptionError
-from runtime.facts import LibraryInit
+from runtime.artifacts import sha256_of
+from runtime.errors import OptionError, WeightsError
+from runtime.facts import LibraryInit, LocalFile, Source
 from runtime.manifest import ArtifactKey, options_key
-from runtime.out_indices import Canonical, OutIndices, canonical, flag
+from runtime.out_indices import Canonical, OutIndices, canonical
 from runtime.registry import BackboneSpec
 
 BACKENDS = ("auto", "onnx", "torchscript", "eager")
 PRECISIONS = ("fp32",)
 ON_FALLBACK = ("warn", "error")
 WEIGHTS = ("pretrained", "random")
+# A local checkpoint is known by its content: the first digits of its SHA-256.
+_CHECKPOINT = re.compile(r"checkpoint:[0-9a-f]{12}")
 VERIFY = ("size", "full")
 
 
@@ -41,6 +43,7 @@ class Request:
     seed: int = 0
     image_size: int | tuple[int, ...] | str | None = None
     verify: str = "size"
+    checkpoint_path: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,7 +51,6 @@ class Request:
             ("backend", self.backend, BACKENDS),
             ("precision", self.precision, PRECISIONS),
             ("on_fallback", self.on_fallback, ON_FALLBACK),
-            ("weights", self.weights, WEIGHTS),
             ("verify", self.verify, VERIFY),
         ):
             if value not in allowed:
@@ -63,7 +65,27 @@ class Request:
             raise OptionError(
                 f"providers={list(self.providers)} are onnxruntime's: backend={self.backend!r} takes device= only."
             )
+        self._check_weights()
         self._check_options()
+
+    def _check_weights(self) -> None:
+        if self.weights not in WEIGHTS and not _CHECKPOINT.fullmatch(str(self.weights)):
+            allowed = ", ".join(map(repr, WEIGHTS))
+            raise OptionError(
+                f"weights={self.weights!r} is none of {allowed}, 'checkpoint:<the first 12 digits of a SHA-256>'."
+            )
+        if self.checkpoint_path is None:
+            return
+        if self.weights != "pretrained":
+            raise OptionError(
+                f"checkpoint_path={self.checkpoint_path!r} and weights={self.weights!r} exclude each other: "
+                "leave one out."
+            )
+        if "weights" not in self.spec.parameters:
+            raise OptionError(
+                f"checkpoint_path={self.checkpoint_path!r}: {self.spec.name!r} loads its own weights; its function has "
+                "no parameter weights. Leave checkpoint_path out, or add that parameter to the registered function."
+            )
 
     def _check_options(self) -> None:
         unknown = sorted(set(self.options) - set(self.spec.options))
@@ -113,9 +135,18 @@ class Request:
     @property
     def weights_key(self) -> str:
         """Which weights, as an artifact's key spells it."""
+        if self.checkpoint_path is not None:
+            return f"checkpoint:{_digest(self.checkpoint_path)[:12]}"
+        if _CHECKPOINT.fullmatch(self.weights):
+            return self.weights
         if isinstance(self.spec.source, LibraryInit):
             return f"initial:{self.spec.source.seed}"
         return "pretrained" if self.weights == "pretrained" else f"random:{self.seed}"
+
+    @property
+    def source(self) -> Source | None:
+        """Where the weights come from: the checkpoint that was named, else what the backbone declares."""
+        return self.spec.source if self.checkpoint_path is None else LocalFile(self.checkpoint_path)
 
     def key(self, format: str) -> ArtifactKey:
         """Return the key of the artifact that answers this request in `format`."""
@@ -129,38 +160,21 @@ class Request:
         )
 
 
-def build_command(request: Request, format: str) -> str:
-    """Return the shell command that builds the artifact which answers `request` in `format`."""
-    command = ["python", "-m", "exporters.build", request.spec.name, f"--format={format}", flag(request.canonical)]
-    if request.weights_key.startswith("random"):
-        command += ["--weights=random", f"--seed={request.seed}"]
-    if request.image_size is not None:
-        size = request.size
-        command.append(f"--image-size={size if isinstance(size, str) else 'x'.join(map(str, size))}")
-    for name, value in request.options.items():
-        command.append(f"--option={name}={value if isinstance(value, str) else json.dumps(value)}")
-    module = request.spec.build.__module__
-    if module != "__main__" and not module.startswith("runtime.backbones."):
-        command.append(f"--import={module}")
-    if request.artifacts is not None:
-        command.append(f"--artifacts={request.artifacts}")
-    return shlex.join(command)
+def _digest(checkpoint: str) -> str:
+    path = Path(checkpoint).expanduser()
+    try:
+        facts = path.stat()
+        return _sha256(path, facts.st_size, facts.st_mtime_ns)
+    except OSError as error:
+        raise WeightsError(
+            f"checkpoint_path={checkpoint!r} cannot be read: {error.strerror or error}. Name a checkpoint file "
+            "(.safetensors, or a PyTorch checkpoint) that this process may read."
+        ) from error
 
 
-def load_call(request: Request, format: str) -> str:
-    """Return the Python call that loads the artifact which answers `request` in `format`."""
-    given: dict[str, Any] = {"backend": format}
-    if request.out_indices is not None:
-        given["out_indices"] = request.out_indices
-    if request.weights_key.startswith("random"):
-        given |= {"weights": "random"} | ({"seed": request.seed} if request.seed else {})
-    if request.image_size is not None:
-        given["image_size"] = request.image_size
-    given |= request.options
-    if request.artifacts is not None and Path(request.artifacts) != default_root():
-        given["artifacts"] = request.artifacts
-    arguments = [repr(request.spec.name), *(f"{name}={value!r}" for name, value in given.items())]
-    return f"runtime.load_model({', '.join(arguments)})"
+@functools.cache
+def _sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001  (another size or time is another file)
+    return sha256_of(path)
 
 
 _REQUIRED = inspect.Parameter.empty
@@ -182,11 +196,12 @@ def make_request(spec: BackboneSpec, model_kwargs: Mapping[str, Any] | None, giv
     # What the backbone does anyway is not part of the request: the same artifact answers it.
     options = {n: v for n, v in merged.items() if n not in OPTION_NAMES and v != spec.defaults.get(n, _REQUIRED)}
     known.setdefault("on_fallback", os.environ.get("BACKBONE_ON_FALLBACK") or "warn")
+    for name in ("artifacts", "checkpoint_path"):
+        if name in known:
+            known[name] = os.fspath(known[name])
     for name in ("providers", "provider_options"):
         if name in known:
             known[name] = _several(name, known[name])
-    if "artifacts" in known:
-        known["artifacts"] = os.fspath(known["artifacts"])
     if "device" in known:
         known["device"] = str(known["device"])
     return Request(spec=spec, options=options, **known)

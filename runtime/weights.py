@@ -1,16 +1,18 @@
 """Filling an architecture with weights: published, random, or the library's own."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from runtime.download import fetch
-from runtime.errors import WeightsError
-from runtime.facts import HubFile, Url
+from runtime.errors import BackboneError, WeightsError
+from runtime.facts import Published, TorchHub
 from runtime.loud import draw_loud
 
 Tensors = dict[str, Tensor]
@@ -23,6 +25,15 @@ class Weights(Protocol):
     def construct(self, create: Callable[[], nn.Module], adapt: Adapt | None = None) -> nn.Module:
         """Return `create()` with its weights in place; `adapt` maps a published state dict to the module's keys."""
         ...
+
+
+class NoWeights:
+    """No storage at all: for counting parameters."""
+
+    def construct(self, create: Callable[[], nn.Module], adapt: Adapt | None = None) -> nn.Module:  # noqa: ARG002
+        """Return `create()` on the meta device."""
+        with torch.device("meta"):
+            return create()
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class LoudWeights:
 class PublishedWeights:
     """The publisher's weights. `revision` says which, once they are loaded."""
 
-    source: HubFile | Url
+    source: Published | TorchHub
     model_name: str
     gated: bool = False
     revision: str | None = field(default=None, init=False)
@@ -68,12 +79,18 @@ class PublishedWeights:
         Raises:
             WeightsError: The source cannot be reached, or its tensors are not exactly the architecture's.
         """
+        if isinstance(self.source, TorchHub):
+            raise WeightsError(
+                f"{self.model_name}: {self.source} loads its own weights, and no file holds them for another function. "
+                "Pass source=HubFile(...), Url(...) or LocalFile(...)."
+            )
         path, self.revision = fetch(self.source, self.model_name, self.gated)
         model = _skeleton(create)
         tensors = read_checkpoint(path)
+        what = f"{self.model_name}: {path.name} of {self.source}"
         if adapt is not None:
-            tensors = adapt(tensors, model)
-        check_fit(model, tensors, f"{self.model_name}: {path.name} of {self.source}")
+            tensors = convert(model, tensors, adapt, what)
+        check_fit(model, tensors, what)
         # `assign` keeps the file's memory-mapped tensors: no second copy of a giant's weights.
         model.load_state_dict(
             {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, strict=True, assign=True
@@ -101,14 +118,35 @@ def read_checkpoint(path: Path) -> Tensors:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        told = (str(error).splitlines() or [""])[0]
         raise WeightsError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}: {told}). Only tensors are "
+            f"{path} is not a checkpoint that can be read safely ({_told(error)}). Only tensors are "
             "loaded, never code. If the file is whole (delete it and try again), ask its publisher for safetensors."
         ) from error
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path.name} holds a {type(loaded).__name__}, not a state dict of tensors.")
     return loaded
+
+
+def _told(error: Exception) -> str:
+    # torch's own first line advises to run the code in the file: quote what it met there instead.
+    if isinstance(error, UnpicklingError):
+        found = re.search(r"GLOBAL \S+|Unsupported [a-z]+ \d+", str(error))
+        return f"pickle with {found[0]}" if found else "no pickle of tensors"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def convert(model: nn.Module, tensors: Tensors, adapt: Adapt, what: str) -> Tensors:
+    """Return `adapt(tensors, model)`; a checkpoint that it cannot even read is of another model."""
+    names = _listing("tensors", sorted(map(str, tensors)))
+    try:
+        return adapt(tensors, model)
+    except BackboneError:
+        raise
+    except Exception as error:  # whatever a converter trips over in a foreign file
+        raise WeightsError(
+            f"{what} cannot be converted ({type(error).__name__}: {error}). It holds {''.join(names) or 'nothing'}. "
+            "Nothing was loaded. Is it the checkpoint of another model or release?"
+        ) from error
 
 
 def check_fit(model: nn.Module, tensors: Tensors, what: str) -> None:

@@ -8,27 +8,17 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import builds
 import psutil
 import pytest
 from builds import TINY, Ran, run_command
 from conftest import request_for
 from rich.console import Console
 
-from exporters import build, display, plan, workers
+from exporters import build, display, plan
 from runtime.artifacts import Store
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_children() -> Iterator[None]:
-    """Fork the builder's processes from a server that has imported torch, where a user's start from nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers.multiprocessing, "get_context", builds.context)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def _remove(folder: Path) -> None:
         (
             _edit(lambda a: a["versions"].update(torch="1.0")),
             "build",
-            f"stale: torch 1.0 -> {plan.versions('onnx')['torch']}",
+            f"stale: torch 1.0 -> {plan.versions('onnx', request_for('test/own').spec)['torch']}",
         ),
         (_edit(lambda a: a["versions"].pop("recipe")), "build", f"stale: recipe unknown -> {plan.RECIPE}"),
         (_edit(lambda a: a["source"].update(id="hf://old")), "build", "stale: source hf://old -> None"),
@@ -153,3 +154,9 @@ def test_what_is_stale_is_planned_with_its_reason(
     assert fnmatchcase(line["reason"], reason)
     assert forced["action"] == "build"
     assert forced["reason"] == ("--force" if action == "skip" else line["reason"])
+
+
+def test_the_packages_of_an_extra_decide_what_a_build_gives() -> None:
+    plain = request_for("test/own").spec
+    assert "monai" in plan.versions("onnx", replace(plain, extra="radiology"))
+    assert "monai" not in plan.versions("onnx", plain)

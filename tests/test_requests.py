@@ -86,7 +86,7 @@ def test_a_number_of_maps_below_one_is_refused_where_the_depth_is_unknown(out_in
         ({"backend": "tensorflow"}, "backend='tensorflow' is none of 'auto', 'onnx', 'torchscript', 'eager'."),
         ({"precision": "fp16"}, "precision='fp16' is none of 'fp32'."),
         ({"on_fallback": "ignore"}, "on_fallback='ignore' is none of 'warn', 'error'."),
-        ({"weights": "none"}, "weights='none' is none of 'pretrained', 'random'."),
+        ({"weights": "none"}, "weights='none' is none of 'pretrained', 'random', 'checkpoint:<the"),
         ({"verify": True}, "verify=True is none of 'size', 'full'."),
         ({"threads": 0}, "threads=0 must be an int of at least 1"),
         ({"threads": 1.5}, "threads=1.5 must be"),
@@ -104,7 +104,7 @@ def test_a_number_of_maps_below_one_is_refused_where_the_depth_is_unknown(out_in
         ),
         ({"image_sise": 32}, "load_model('test/tiny_vit') got an unknown keyword: image_sise. Valid are out_indices, "
          "backend, device, precision, on_fallback, artifacts, providers, provider_options, threads, weights, seed, "
-         "image_size, verify; of this backbone itself: none."),
+         "image_size, verify, checkpoint_path; of this backbone itself: none."),
         ({"spec": 1, "options": {}}, "load_model('test/tiny_vit') got an unknown keyword: options, spec. Valid are"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Published weights: downloaded whole and checked, read without running code, loaded completely or not at all."""
+"""Published weights: read without running code, loaded completely or not at all."""
 
 import hashlib
 import io
@@ -10,22 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loopback import Answer, Loopback, files_under, serving
+from loopback import Answer, Loopback, serving
 from safetensors.torch import save_file
 from tiny_backbones import FACTS, TINY
 from torch import nn
 
 from runtime import load_model, registry
 from runtime.backbones.timm_vit import timm_vit
-from runtime.download import fetch
+from runtime.download import cache_name
 from runtime.errors import WeightsError
 from runtime.facts import Url
 from runtime.registry import register_model
 from runtime.weights import LoudWeights, PublishedWeights, check_fit, read_checkpoint
-
-BODY = b"published weights"
-SHA256 = hashlib.sha256(BODY).hexdigest()
-MD5 = hashlib.md5(BODY).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -41,85 +37,6 @@ def server(running: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     running.forget()
     return running
-
-
-@pytest.mark.parametrize(
-    "stated",
-    [{}, {"sha256": SHA256}, {"md5": MD5}, {"sha256": SHA256, "md5": MD5}],
-    ids=lambda s: "+".join(s) or "none",
-)
-def test_a_file_is_kept_and_its_revision_is_its_hash(stated: dict[str, str], server: Loopback, tmp_path: Path) -> None:
-    server.answers["/tiny.pth"] = Answer(BODY)
-
-    path, revision = fetch(Url(f"{server.url}/tiny.pth", **stated), "my/model", gated=False)
-
-    assert path == tmp_path / "cache/hub/checkpoints/tiny.pth"
-    assert path.read_bytes() == BODY
-    assert revision == f"sha256:{SHA256}"
-    assert files_under(tmp_path) == ["tiny.pth"]
-
-
-def test_a_file_in_the_cache_is_used_without_a_request(server: Loopback) -> None:
-    server.answers["/tiny.pth"] = Answer(BODY)
-    source = Url(f"{server.url}/tiny.pth", sha256=SHA256)
-
-    first = fetch(source, "my/model", gated=False)
-    server.forget()
-
-    assert fetch(source, "my/model", gated=False) == first
-    assert server.requests == []
-
-
-@pytest.mark.parametrize(("kind", "found"), [("sha256", SHA256), ("md5", MD5)])
-def test_a_wrong_checksum_is_an_error_and_nothing_is_kept(
-    kind: str, found: str, server: Loopback, tmp_path: Path
-) -> None:
-    server.answers["/tiny.pth"] = Answer(BODY)
-
-    with pytest.raises(WeightsError, match=f"my/model: tiny.pth .*{kind} {found}, its publisher states 00ff"):
-        fetch(Url(f"{server.url}/tiny.pth", **{kind: "00ff"}), "my/model", gated=False)
-
-    assert files_under(tmp_path) == []
-
-
-def test_an_altered_file_in_the_cache_is_an_error(server: Loopback) -> None:
-    server.answers["/tiny.pth"] = Answer(BODY)
-    source = Url(f"{server.url}/tiny.pth", md5=MD5)
-    path, _ = fetch(source, "my/model", gated=False)
-    path.write_bytes(BODY[:-1])
-
-    with pytest.raises(WeightsError, match=f"cut or altered: delete {path} if it is there"):
-        fetch(source, "my/model", gated=False)
-
-
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (Answer(BODY, sends=5), f"the connection broke after 5 of {len(BODY)} bytes"),
-        (Answer(BODY, sends=5, reset=True), "Connection reset by peer"),
-        (Answer(status=404), "HTTP Error 404: Not Found"),
-        (Answer(status=503), "HTTP Error 503"),
-    ],
-    ids=["cut", "reset", "missing", "down"],
-)
-def test_a_failed_download_keeps_nothing(answer: Answer, words: str, server: Loopback, tmp_path: Path) -> None:
-    server.answers["/tiny.pth"] = answer
-
-    with pytest.raises(WeightsError) as caught:
-        fetch(Url(f"{server.url}/tiny.pth"), "my/model", gated=False)
-
-    assert f"my/model needs {server.url}/tiny.pth, which could not be downloaded: " in str(caught.value)
-    assert words in str(caught.value)
-    assert f"put the file at {tmp_path / 'cache/hub/checkpoints/tiny.pth'}, or build with" in str(caught.value)
-    assert files_under(tmp_path) == []
-
-
-def test_a_server_that_is_gone_is_an_error(server: Loopback) -> None:
-    with serving() as gone:
-        pass
-
-    with pytest.raises(WeightsError, match=r"could not be downloaded: .*refused"):
-        fetch(Url(f"{gone.url}/tiny.pth"), "my/model", gated=False)
 
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7)}
@@ -217,9 +134,8 @@ def test_tensors_that_do_not_fit_are_listed_and_nothing_is_loaded(
     with pytest.raises(WeightsError) as caught:
         PublishedWeights(Url(f"{server.url}/misfit.pth"), "my/model").construct(create)
 
-    assert f"my/model: misfit.pth of {server.url}/misfit.pth does not fit the architecture: {problem}. " in str(
-        caught.value
-    )
+    url = f"{server.url}/misfit.pth"
+    assert f"my/model: {cache_name(url)} of {url} does not fit the architecture: {problem}. " in str(caught.value)
     real = [model for model in made if not model.linear.weight.is_meta]
     assert [torch.equal(model.linear.weight, torch.ones(2, 3)) for model in real] == [False]
 

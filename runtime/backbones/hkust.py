@@ -1,10 +1,14 @@
-"""HKUST: GPFM (Ma et al. 2024, arXiv:2407.18449), repository birkhoffkiki/GPFM."""
+"""HKUST: GPFM (Ma et al. 2024, arXiv:2407.18449) and mSTAR (Xu et al. 2025, Nature Communications).
+
+Repositories birkhoffkiki/GPFM and Innse/mSTAR. The hub's configuration of mSTAR is timm's own for ViT-L; its authors'
+recipe (ImageNet's mean and std, bilinear resize) is declared here.
+"""
 
 import re
 from typing import Any
 
 from runtime.backbones.timm_vit import timm_vit
-from runtime.facts import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Url
+from runtime.facts import IMAGENET_MEAN, IMAGENET_STD, HubFile, Preprocessing, Url
 from runtime.registry import register_model
 
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
@@ -48,3 +52,18 @@ def teacher_to_timm(checkpoint: dict[str, Any], model: Any) -> dict[str, Any]:  
             continue
         tensors[_CHUNKED_BLOCK.sub(r"blocks.\1.", name)] = value
     return tensors
+
+
+@register_model(
+    "pathology/hkust_mstar",
+    aliases=("mstar",),
+    preprocessing=Preprocessing(interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    source=HubFile("Wangyh/mSTAR"),
+    licence="CC-BY-NC-ND-4.0",
+    gated=True,
+    depth=24,
+    patch_size=16,
+)
+def hkust_mstar(weights: Any, out_indices: Any = None, image_size: Any = 224) -> Any:
+    """mSTAR, ViT-L/16: [B, 1024]."""
+    return timm_vit("vit_large_patch16_224", weights, out_indices, image_size, init_values=1e-5)

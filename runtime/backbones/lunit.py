@@ -1,10 +1,12 @@
 """Lunit, "Benchmarking Self-Supervised Learning on Diverse Pathology Datasets" (2023, arXiv:2212.04690).
 
-Weights: the release files of lunit-io/benchmark-ssl-pathology; no checksum is published.
+Weights: the release files of lunit-io/benchmark-ssl-pathology; no checksum is published. The same mean and std serve
+the ResNets: LazySlide does so, the publisher states none for them alone.
 """
 
 from typing import Any
 
+from runtime.backbones.timm_resnet import resnet50
 from runtime.backbones.timm_vit import timm_vit
 from runtime.facts import Preprocessing, Url
 from runtime.registry import register_model
@@ -38,3 +40,42 @@ def lunit_vits16(weights: Any, out_indices: Any = None, image_size: Any = 224) -
 def lunit_vits8(weights: Any, out_indices: Any = None, image_size: Any = 224) -> Any:
     """DINO ViT-S/8: [B, 384]."""
     return timm_vit("vit_small_patch8_224.dino", weights, out_indices, image_size)
+
+
+@register_model(
+    "pathology/lunit_resnet50_bt",
+    aliases=("lunit_resnet50_bt",),
+    preprocessing=PREPROCESSING,
+    source=Url(f"{RELEASE}/bt_rn50_ep200.torch"),
+    licence=LICENCE,
+    depth=5,
+)
+def lunit_resnet50_bt(weights: Any, out_indices: Any = None) -> Any:
+    """Barlow Twins ResNet-50: [B, 2048]; maps of the stem and four stages."""
+    return resnet50(weights, out_indices)
+
+
+@register_model(
+    "pathology/lunit_resnet50_mocov2",
+    aliases=("lunit_resnet50_mocov2",),
+    preprocessing=PREPROCESSING,
+    source=Url(f"{RELEASE}/mocov2_rn50_ep200.torch"),
+    licence=LICENCE,
+    depth=5,
+)
+def lunit_resnet50_mocov2(weights: Any, out_indices: Any = None) -> Any:
+    """MoCo v2 ResNet-50: [B, 2048]; maps of the stem and four stages."""
+    return resnet50(weights, out_indices)
+
+
+@register_model(
+    "pathology/lunit_resnet50_swav",
+    aliases=("lunit_resnet50_swav",),
+    preprocessing=PREPROCESSING,
+    source=Url(f"{RELEASE}/swav_rn50_ep200.torch"),
+    licence=LICENCE,
+    depth=5,
+)
+def lunit_resnet50_swav(weights: Any, out_indices: Any = None) -> Any:
+    """SwAV ResNet-50: [B, 2048]; maps of the stem and four stages."""
+    return resnet50(weights, out_indices)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from runtime.errors import OptionError, OutIndicesError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from runtime.out_indices import OutIndices
@@ -21,6 +23,7 @@ def timm_vit(
     *,
     include_patch_tokens: bool = False,
     adapt: "Adapt | None" = None,
+    head: "Callable[[Any], nn.Module] | None" = None,
     **kwargs: Any,
 ) -> "nn.Module":
     """Return timm's `architecture` as an embedding, or as feature maps when `out_indices` is given.
@@ -35,6 +38,7 @@ def timm_vit(
         image_size: Pixels, or `"dynamic"`.
         include_patch_tokens: Append the mean patch token to the CLS token.
         adapt: Maps the published state dict to timm's keys, before timm's own filter.
+        head: Makes the publisher's projection for the trunk; it takes the place of timm's `head`, behind the pooling.
         **kwargs: Further arguments of `timm.create_model`.
     """
     from runtime.modules import Embedding, FeatureMaps
@@ -44,7 +48,7 @@ def timm_vit(
             "include_patch_tokens=True appends to the embedding and means nothing for feature maps: "
             "leave out include_patch_tokens or out_indices."
         )
-    model = weights.construct(lambda: _create(architecture, image_size, kwargs), _then_timm(adapt))
+    model = weights.construct(lambda: _create(architecture, image_size, head, kwargs), _then_timm(adapt, head))
     if image_size != "dynamic":
         _set_image_size(model, image_size)
     if out_indices is None:
@@ -55,11 +59,15 @@ def timm_vit(
         raise OutIndicesError(f"out_indices={out_indices!r}: {error}") from error
 
 
-def _create(architecture: str, image_size: ImageSize, kwargs: dict[str, Any]) -> "nn.Module":
+def _create(
+    architecture: str, image_size: ImageSize, head: "Callable[[Any], nn.Module] | None", kwargs: dict[str, Any]
+) -> "nn.Module":
     import timm
 
     arguments = {"num_classes": 0, "dynamic_img_size": image_size == "dynamic", **kwargs}
     model: nn.Module = timm.create_model(architecture, pretrained=False, **arguments)
+    if head is not None:
+        model.head = head(model)
     return model
 
 
@@ -71,15 +79,39 @@ def _set_image_size(model: Any, image_size: int | tuple[int, int]) -> None:
         model.set_input_size(img_size=size)
 
 
-def _then_timm(adapt: "Adapt | None") -> "Adapt":
+def _then_timm(adapt: "Adapt | None", head: "Callable[[Any], nn.Module] | None") -> "Adapt":
     """Return `adapt` followed by the filter that timm itself applies to Vision Transformer checkpoints."""
 
     def both(tensors: dict[str, Any], model: Any) -> dict[str, Any]:
         from timm.models.vision_transformer import checkpoint_filter_fn
 
         adapted = adapt(tensors, model) if adapt is not None else tensors
+        stem = _patch_embedding(adapted)
         filtered: dict[str, Any] = checkpoint_filter_fn(adapted, model)
+        if head is not None:
+            return filtered | stem
         # Published classifiers are not part of a backbone.
-        return {key: value for key, value in filtered.items() if not key.startswith("head.")}
+        return {key: value for key, value in filtered.items() if not key.startswith("head.")} | stem
 
     return both
+
+
+def _patch_embedding(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    # timm would resample patches of 8 pixels to 16 and so make a ViT-S/8 pass for a ViT-S/16.
+    tensors = checkpoint.get("model", checkpoint)
+    stem = tensors.get("state_dict", tensors).get("patch_embed.proj.weight")
+    return {} if stem is None or stem.ndim != 4 else {"patch_embed.proj.weight": stem}
+
+
+def fuse_qkv(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return the state dict with each `q_proj`, `k_proj`, `v_proj` as the one `qkv` that timm has."""
+    import torch
+
+    fused = {}
+    for key, value in tensors.items():
+        if ".q_proj." in key:
+            parts = [tensors[key.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"]
+            fused[key.replace(".q_proj.", ".qkv.")] = torch.cat(parts)
+        elif ".k_proj." not in key and ".v_proj." not in key:
+            fused[key] = value
+    return fused

@@ -1,0 +1,122 @@
+"""The arguments of `python -m exporters.build`, and what each may be."""
+
+import argparse
+import json
+from typing import Any
+
+from exporters.plan import FORMATS
+from runtime.out_indices import OutIndices
+
+EPILOG = """examples:
+  python -m exporters.build pathology/kaiko_vits16                    # the published weights
+  python -m exporters.build "universal/*_random" --out-indices none --out-indices 2
+  python -m exporters.build --all --weights random --exclude "*gigapath*" --dry-run
+
+exit status: 0 everything asked for is published and verified, 1 something failed (the rest is published),
+2 wrong usage, a missing package or a name that matches nothing, 130 interrupted (run it again to go on)."""
+
+
+def parser_of_build() -> argparse.ArgumentParser:
+    """Return the parser of `python -m exporters.build`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m exporters.build",
+        description="Export backbones, verify the artifacts against eager PyTorch, publish them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME|GLOB", help="registered backbones, such as pathology/kaiko_vits16")
+    add("--all", action="store_true", help="every registered backbone")
+    add("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
+    add(
+        "--out-indices",
+        action="append",
+        type=_out_indices,
+        metavar="WHICH",
+        help="repeatable: none (the embedding), 2 (the last two maps), -2,-4 (those blocks); default: none, 1 and 4",
+    )
+    add("--format", type=_formats, default=FORMATS, metavar="F,F", help="onnx,torchscript (default: both)")
+    add("--weights", choices=("pretrained", "random"), default="pretrained", help="default: pretrained")
+    add("--checkpoint-path", metavar="FILE", help="weights of the one backbone named: a local file, no network needed")
+    add("--seed", type=int, default=0, help="of random weights (default: 0)")
+    add("--image-size", type=_image_size, metavar="N|HxW|dynamic", help="pixels; default: the publisher's size")
+    add("--option", action="append", default=[], type=_option, metavar="NAME=VALUE", help="the backbone's own option")
+    add(
+        "--artifacts",
+        metavar="DIR",
+        help="where to publish (default: $BACKBONE_ARTIFACTS, else ./artifacts)",
+    )
+    add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers further backbones")
+    add("--jobs", type=_positive, default=1, metavar="N", help="models built at once (default: 1)")
+    add("--timeout", type=_positive, metavar="SECONDS", help="kill a variant that takes longer")
+    add("--max-params", type=_count, metavar="N", help="skip what has more parameters, such as 500M or 1.2B")
+    add("--force", action="store_true", help="build what is up to date, too")
+    add("--fail-fast", action="store_true", help="stop at the first failure")
+    add("--dry-run", action="store_true", help="say what would be built, and why")
+    add("--json", action="store_true", help="one JSON object per artifact on standard output")
+    return parser
+
+
+def join_negative(arguments: list[str]) -> list[str]:
+    """Let `--out-indices -2,-4` be written with a space: argparse would take the value for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--out-indices":
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _out_indices(text: str) -> tuple[OutIndices]:
+    if text.lower() in ("none", "embedding"):
+        return (None,)
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none, nor a number, nor numbers as in -2,-4") from None
+    return (numbers[0] if len(numbers) == 1 and numbers[0] >= 0 else tuple(numbers),)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(text.split(",")))
+    if unknown := [f for f in chosen if f not in FORMATS]:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)!r} is none of {', '.join(FORMATS)}")
+    return chosen
+
+
+def _image_size(text: str) -> int | tuple[int, ...] | str:
+    if text == "dynamic":
+        return text
+    try:
+        sides = tuple(int(side) for side in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither pixels, as in 224 or 224x448, nor dynamic") from None
+    return sides[0] if len(sides) == 1 else sides
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value.lower() if value in ("True", "False", "None") else value)
+    except ValueError:
+        return name, value
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    factor = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper(), 1)
+    try:
+        count = round(float(text if factor == 1 else text[:-1]) * factor)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of parameters, such as 500M or 1.2B")
+    return count
