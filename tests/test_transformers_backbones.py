@@ -24,14 +24,14 @@ from runtime.registry import register_model
 from runtime.weights import Adapt, LoudWeights, PublishedWeights
 
 IMAGENET, HIBOU = (IMAGENET_MEAN, IMAGENET_STD), ((0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816))
-# As published: parameters and (of transformers 5) tensors, the mask token included; whether there is one; embedding;
-# blocks; patch; mean and std; filter of the resize; gated.
+# As published: parameters with the mask token; whether there is one; embedding; blocks; patch; mean and std; filter of
+# the resize; gated.
 FACTS = {
-    "pathology/owkin_phikon": (85798656, 198, False, 768, 12, 16, IMAGENET, "bilinear", False),
-    "pathology/owkin_phikon_v2": (303351808, 439, True, 1024, 24, 16, IMAGENET, "bicubic", False),
-    "pathology/kaiko_midnight_12k": (1136480768, 807, True, 1536, 40, 14, (HALF, HALF), "bilinear", False),
-    "pathology/histai_hibou_b": (85741056, 248, True, 768, 12, 14, HIBOU, "bicubic", True),
-    "pathology/histai_hibou_l": (303659264, 488, True, 1024, 24, 14, HIBOU, "bicubic", True),
+    "pathology/owkin_phikon": (85798656, False, 768, 12, 16, IMAGENET, "bilinear", False),
+    "pathology/owkin_phikon_v2": (303351808, True, 1024, 24, 16, IMAGENET, "bicubic", False),
+    "pathology/kaiko_midnight_12k": (1136480768, True, 1536, 40, 14, (HALF, HALF), "bilinear", False),
+    "pathology/histai_hibou_b": (85741056, True, 768, 12, 14, HIBOU, "bicubic", True),
+    "pathology/histai_hibou_l": (303659264, True, 1024, 24, 14, HIBOU, "bicubic", True),
 }
 SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "patch_size": 8}
 # Small models of the four kinds. All tables but the first are for another size than the 32 pixels used here.
@@ -56,7 +56,7 @@ class OnMeta:
 
 @pytest.mark.parametrize("name", FACTS)
 def test_a_backbone_is_what_its_publisher_says(name: str) -> None:
-    parameters, tensors, masked, dim, depth, patch, normalisation, interpolation, gated = FACTS[name]
+    parameters, masked, dim, depth, patch, normalisation, interpolation, gated = FACTS[name]
     spec, weights = registry.find(name), OnMeta()
     images = torch.empty(2, 3, 224, 224, device="meta")
 
@@ -64,7 +64,7 @@ def test_a_backbone_is_what_its_publisher_says(name: str) -> None:
     maps = spec.build(weights=weights, out_indices=(-2, -1))
 
     count = sum(shape.numel() for shape in weights.fits.values())
-    assert (count + masked * dim, len(weights.fits) + masked) == (parameters, tensors)
+    assert count + masked * dim == parameters
     assert embedding.shape == (2, dim)
     assert [tuple(m.shape) for m in maps(images)] == [(2, dim, 224 // patch, 224 // patch)] * 2
     assert (maps.indices, maps.normed) == ([depth - 2, depth - 1], [False, True])
@@ -204,7 +204,7 @@ def test_every_parameter_moves_the_output(kind: str, image_size: Any) -> None:
             parameter += 0.3 * noise(*parameter.shape)
             moved = torch.cat([m.flatten() for m in model(images)]) - before
             parameter.copy_(kept)
-            assert moved.abs().max() > 1e-3 or name.endswith("k_proj.bias"), name
+            assert moved.abs().max() > 1e-3 or name.endswith(("k_proj.bias", "key.bias")), name
 
 
 def published(kind: str) -> dict[str, torch.Tensor]:
