@@ -30,6 +30,14 @@ NAMES = [
     "pathology/paige_virchow",
     "pathology/paige_virchow2",
     "pathology/prov_gigapath",
+    "radiology/segresnet_encoder",
+    "radiology/suprem_segresnet",
+    "radiology/suprem_swin_unetr",
+    "radiology/swin_unetr_encoder",
+    "radiology/universal_swinunetr",
+    "radiology/voco_b",
+    "radiology/voco_h",
+    "radiology/voco_l",
     "universal/vit_base_patch16_224_dino_1chan",
     "universal/vit_small_patch16_224_dino",
     "universal/vit_small_patch16_224_dino_1chan",
@@ -39,6 +47,7 @@ NAMES = [
 # Every name that a backbone listed above had in some state of kaiko eva.
 FORMER_NAMES = {
     "paige/virchow2": "pathology/paige_virchow2",
+    "segresnet_encoder": "radiology/segresnet_encoder",
     "universal/vit_small_patch16_224_imagenet": "universal/vit_small_patch16_224_dino",
     "vits16_imagenet": "universal/vit_small_patch16_224_dino",
     "vits16_random": "universal/vit_small_patch16_224_random",
