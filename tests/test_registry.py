@@ -85,10 +85,10 @@ print(json.dumps(runtime.list_models()))
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("universal/*", NAMES[16:]),
+        ("universal/*", NAMES[24:]),
         ("*kaiko*", NAMES[4:9]),
         ("pathology/kaiko_vit?16", [NAMES[4], NAMES[7]]),
-        (("universal/*_random", "pathology/lunit*", "*lunit_vits8"), [*NAMES[9:11], *NAMES[19:]]),
+        (("universal/*_random", "pathology/lunit*", "*lunit_vits8"), [*NAMES[9:11], *NAMES[27:]]),
         ("pathology/mahmood_uni", [NAMES[11]]),
         ("PATHOLOGY/*", []),
         ((), []),
