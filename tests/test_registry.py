@@ -73,6 +73,7 @@ NAMES = [
 # Every name that a backbone listed above had in some state of kaiko eva.
 FORMER_NAMES = {
     "paige/virchow2": "pathology/paige_virchow2",
+    "segresnet_encoder": "radiology/segresnet_encoder",
     "universal/vit_small_patch16_224_imagenet": "universal/vit_small_patch16_224_dino",
     "vits16_imagenet": "universal/vit_small_patch16_224_dino",
     "vits16_random": "universal/vit_small_patch16_224_random",

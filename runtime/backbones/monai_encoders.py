@@ -16,7 +16,7 @@ from runtime.registry import register_model
 if TYPE_CHECKING:
     from torch import nn
 
-    from runtime.volumes import Sides
+    from runtime.swin_unetr import Sides
     from runtime.weights import Adapt, Weights
 
 VOLUME = Preprocessing(size=96, channels=1, spatial_dims=3)
@@ -70,7 +70,7 @@ def swin_unetr(
         OptionError: The volume is too small, or `embeddings_type` unknown or given for feature maps.
         OutIndicesError: See `runtime.out_indices`.
     """
-    from runtime.volumes import SwinUNETREncoder
+    from runtime.swin_unetr import SwinUNETREncoder
 
     volume = sides(image_size)
     if math.prod(math.ceil(side / 32) for side in volume) < 2:
