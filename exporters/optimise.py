@@ -3,6 +3,7 @@
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exporters.cubic import expand_cubic_resize
 from exporters.statistics import normalise_by_rows
 from runtime.errors import ExportError
 
@@ -25,6 +26,7 @@ def optimise(model: ir.Model, *, dynamic: bool) -> None:
     ensure_symbolic_batch(model)
     if not dynamic:
         ensure_no_resize(model)
+        expand_cubic_resize(model)
 
 
 def drop_traces(model: ir.Model) -> bool:
