@@ -38,7 +38,7 @@ class TransformersBuilder:
     def __call__(
         self, weights: "Weights", out_indices: "OutIndices" = None, image_size: "ImageSize" = 224
     ) -> "nn.Module":
-        """Return the embedding [B, D], or feature maps [B, C, h, w] of blocks before the final norm."""
+        """Return the embedding [B, D], or feature maps [B, C, h, w]; the last block's has passed the final norm."""
         from runtime.transformers_outputs import HiddenMaps, Pooled
 
         if image_size == "dynamic":
@@ -53,7 +53,7 @@ class TransformersBuilder:
         depth = config.num_hidden_layers
         wanted = canonical(out_indices, depth)
         assert wanted is not None
-        return HiddenMaps(module, [depth + index for index in wanted], patch)
+        return HiddenMaps(module, [depth + index for index in wanted], depth, patch)
 
     def _config(self) -> Any:
         """Return the configuration; never code of a repository."""

@@ -34,21 +34,30 @@ class Pooled(nn.Module):
 class HiddenMaps(nn.Module):
     """Feature maps of chosen blocks, [B, C, H, W] to a list of [B, C, h, w] in ascending block order.
 
-    The final norm is not applied; CLS and register tokens are left out.
+    The last block's map has passed the final norm (it is `last_hidden_state`), as in the built-in backbones; earlier
+    maps are what their blocks return. CLS and register tokens are left out.
+
+    Attributes:
+        indices: The block of each map, counted from 0.
+        normed: Per map, whether the final norm was applied to it.
     """
 
-    def __init__(self, model: nn.Module, indices: Sequence[int], patch: int) -> None:
+    def __init__(self, model: nn.Module, indices: Sequence[int], depth: int, patch: int) -> None:
         super().__init__()
         self.model = model
         self.indices = list(indices)
-        self.normed = [False] * len(self.indices)
+        self.normed = [index == depth - 1 for index in self.indices]
         self.patch = patch
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one map per chosen block."""
-        states = _run(self.model, images, output_hidden_states=True).hidden_states
+        given = _run(self.model, images, output_hidden_states=True)
         height, width, patches = _patches(images, self.patch)
-        chosen = [states[index + 1][:, -patches:] for index in self.indices]
+        states = [
+            given.last_hidden_state if final else given.hidden_states[index + 1]
+            for index, final in zip(self.indices, self.normed, strict=True)
+        ]
+        chosen = [tokens[:, -patches:] for tokens in states]
         return [tokens.transpose(1, 2).unflatten(2, (height, width)) for tokens in chosen]
 
 
