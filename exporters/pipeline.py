@@ -223,12 +223,22 @@ def _verify(
     job: Job, format: str, reference: Reference, space: Workspace
 ) -> tuple[list[Parity], list[tuple[float, float]]]:
     with load_staged(job.request, format, space.staging.root, job.threads) as backbone:
-        outputs = [backbone(batch) for batch in reference.batches]
+        outputs = [_run(backbone, batch) for batch in reference.batches]
     got = [output if isinstance(output, list) else [output] for output in outputs]
     require_finite(f"the {format} artifact", reference.names, got)
     parities = compare(reference.names, reference.outputs, got)
     pairs = zip(reference.exact, reference.outputs[0], got[0], strict=True)
     return parities, [(relative_rms(exact, own), relative_rms(exact, new)) for exact, own, new in pairs]
+
+
+def _run(backbone: Backbone, batch: Any) -> Any:
+    try:
+        return backbone(batch)
+    except BackboneError:
+        raise
+    except Exception as error:  # whatever onnxruntime or torch raise for a graph that only its export's batch fits
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise VerificationError(f"the artifact does not run on a batch {list(batch.shape)}: {lines[0]}") from error
 
 
 def _pass_gate(job: Job, parities: list[Parity], float64: list[tuple[float, float]]) -> None:

@@ -129,13 +129,13 @@ def test_a_transformers_backbone_has_the_numbers_of_the_library(folder: Path) ->
     logging.enable_progress_bar()
     with torch.no_grad():
         given = module(torch.from_numpy(images(28)), output_hidden_states=True)
-        cls = module.dinov2(torch.from_numpy(images(28))).pooler_output.numpy()
+        plain = module.dinov2(torch.from_numpy(images(28)))
 
     first, last = eager("mine/transformers", out_indices=(0, -1))(images(28))
 
-    np.testing.assert_allclose(eager("mine/transformers")(images(28)), cls, rtol=0, atol=1e-5)
-    for index, found in ((1, first), (3, last)):
-        tokens = given.hidden_states[index][:, 1:]
+    np.testing.assert_allclose(eager("mine/transformers")(images(28)), plain.pooler_output.numpy(), rtol=0, atol=1e-5)
+    for states, found in ((given.hidden_states[1], first), (plain.last_hidden_state, last)):
+        tokens = states[:, 1:]
         expected = tokens.reshape(2, 2, 2, 48).permute(0, 3, 1, 2).numpy()
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 

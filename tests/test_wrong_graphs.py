@@ -22,6 +22,20 @@ def _wrong_weight(model: ir.Model) -> None:
     value.const_value = ir.tensor(1.001 * value.const_value.numpy())
 
 
+def _frozen_batch(model: ir.Model) -> None:
+    # What a reshape with the traced batch in it would leave behind; the output's own shape does not tell.
+    (output,) = model.graph.outputs
+    producer = output.producer()
+    assert producer is not None
+    shape = ir.tensor([2, 16], dtype=ir.DataType.INT64, name="shape")
+    constant = ir.val("shape", const_value=shape)
+    model.graph.register_initializer(constant)
+    frozen = ir.node("Reshape", [output, constant])
+    model.graph.append(frozen)
+    frozen.outputs[0].name, frozen.outputs[0].shape, frozen.outputs[0].type = "frozen", output.shape, output.type
+    model.graph.outputs[0] = frozen.outputs[0]
+
+
 def _build_damaged(name: str, damage: object, root: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
     def then_damage(model: ir.Model, *, dynamic: bool) -> None:
         optimise.optimise(model, dynamic=dynamic)
@@ -51,6 +65,16 @@ def test_a_wrong_graph_is_not_published_and_the_report_says_where_it_went_wrong(
     assert [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"] == []
 
 
+def test_a_graph_that_only_runs_at_the_traced_batch_fails_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = _build_damaged("test/two_stages", _frozen_batch, tmp_path, monkeypatch)
+
+    assert outcome.status == "failed"
+    assert "the artifact does not run on a batch [1, 3, 32, 32]: " in outcome.note
+    assert outcome.note.endswith("Nothing was published")
+
+
 def test_a_search_for_the_node_that_fails_does_not_hide_what_it_was_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,14 +100,22 @@ def test_a_graph_whose_batch_became_static_is_refused() -> None:
             optimise.optimise(_parsed(f"backbone {text} {{ y = Neg(x) }}"), dynamic=True)
 
 
-def test_a_resize_is_refused_at_a_fixed_image_size_only() -> None:
-    text = """backbone (float[batch, 3, 4, 4] x) => (float[batch, 3, 8, 8] y)
-      <float[4] scales = {1, 1, 2, 2}> { y = Resize(x, , scales) }"""
+def test_a_resized_constant_is_refused_at_a_fixed_image_size_only() -> None:
+    text = """backbone (float[batch, 3] x) => (float[batch, 3] y)
+      <float[1, 1, 2, 2] table = {1, 2, 3, 4}, float[4] scales = {1, 1, 2, 2}>
+      { larger = Resize(table, , scales) most = ReduceMax <keepdims = 0> (larger) y = Add(x, most) }"""
 
     optimise.optimise(_parsed(text), dynamic=True)
 
     with pytest.raises(ExportError, match="Resize"):
         optimise.optimise(_parsed(text), dynamic=False)
+
+
+def test_images_may_be_resized_inside_a_backbone() -> None:
+    text = """backbone (float[batch, 3, 4, 4] x) => (float[batch, 3, 8, 8] y)
+      <float[4] scales = {1, 1, 2, 2}> { y = Resize(x, , scales) }"""
+
+    optimise.optimise(_parsed(text), dynamic=False)
 
 
 def test_traces_are_dropped_and_reported_once() -> None:
