@@ -81,7 +81,7 @@ def shrunk(
 ) -> Callable[[Layout, bytes], None]:
     """Every architecture has four narrow blocks; the returned function offers a file where a backbone looks for it."""
     create = timm_vit._create
-    monkeypatch.setattr(timm_vit, "_create", lambda name, size, kwargs: create(name, size, {**kwargs, **SHRUNK}))
+    monkeypatch.setattr(timm_vit, "_create", lambda *given: create(*given[:-1], {**given[-1], **SHRUNK}))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(warm))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
