@@ -7,7 +7,7 @@ from typing import Any
 
 from conftest import request_for
 
-from exporters import build
+from exporters import arguments, build
 from runtime import load, load_model
 from runtime.artifacts import Store, sha256_of
 from runtime.backbone import Backbone
@@ -54,6 +54,6 @@ def key_of_command(message: str) -> ArtifactKey:
     line = next(line for line in message.splitlines() if line.startswith("Build it "))
     words = shlex.split(line.partition(": ")[2])
     assert words[:3] == ["python", "-m", "exporters.build"]
-    (job,) = build._jobs(build._parser().parse_args(words[3:]))
+    (job,) = build._jobs(arguments.parser_of_build().parse_args(words[3:]))
     (format,) = job.formats
     return job.request.key(format)
