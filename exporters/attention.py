@@ -49,5 +49,7 @@ def attention(
     if is_causal:
         attn_mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None:
-        weights = weights.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else weights + attn_mask
+        weights = (
+            weights.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else weights + attn_mask
+        )
     return weights.softmax(-1) @ value

@@ -28,7 +28,7 @@ def _sides(node: ir.Node) -> tuple[int, int, int, int] | None:
     """Return height and width before and after a bicubic Resize; `None` for any other node."""
     images, resized = node.inputs[0], node.outputs[0]
     mode = node.attributes.get_string("mode", "nearest")
-    if mode != "cubic" or node.attributes.get_int("antialias", 0) or images is None:
+    if mode != "cubic" or node.attributes.get_int("antialias", False) or images is None:
         return None
     if images.shape is None or resized.shape is None or len(images.shape) != 4:
         return None

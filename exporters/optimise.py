@@ -71,7 +71,9 @@ def ensure_no_resize(model: ir.Model) -> None:
     What is computed from the images may be resized: some backbones join scales that way.
     """
     moving = _from_images(model)
-    resizes = [node.name for node in model.graph.all_nodes() if node.op_type == "Resize" and node.inputs[0] not in moving]
+    resizes = [
+        node.name for node in model.graph.all_nodes() if node.op_type == "Resize" and node.inputs[0] not in moving
+    ]
     if resizes:
         raise ExportError(
             f"The graph for a fixed image size still holds Resize ({', '.join(map(str, resizes[:3]))}). "

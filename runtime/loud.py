@@ -74,5 +74,5 @@ def _scale_statistics(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     variance = values.var(1).mean().item()
     if math.isfinite(variance) and variance > 0:
         octaves = round(math.log2(variance))
-        norm.running_var.mul_(2.0**octaves)  # type: ignore[operator, union-attr]
-        norm.running_mean.mul_(2.0 ** (octaves / 2))  # type: ignore[operator, union-attr]
+        norm.running_var.mul_(2.0**octaves)  # type: ignore[operator]
+        norm.running_mean.mul_(2.0 ** (octaves / 2))  # type: ignore[operator]

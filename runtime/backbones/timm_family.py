@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runtime.backbones import timm_installed, timm_table
 from runtime.registry import BackboneSpec, Family, register_family

@@ -62,13 +62,14 @@ def _absolute(out_indices: "OutIndices", depth: int) -> tuple[int, ...]:
 
 def _create_sized(what: "TimmBuilder", weights: "Weights", size: Any, outputs: dict[str, Any]) -> "nn.Module":
     """Return the filled model for images of `size`: by its own method, by a constructor argument, or as it is."""
-    from runtime.loud import settle
     from runtime.weights import LoudWeights
 
     def fill(model: Any, filter_fn: Filter | None, strict: bool) -> None:
-        weights.construct(lambda: model, lambda tensors, module: adapted(what.model, tensors, module, filter_fn, strict))
+        weights.construct(
+            lambda: model, lambda tensors, module: adapted(what.model, tensors, module, filter_fn, strict)
+        )
         if isinstance(weights, LoudWeights):
-            settle(model, _noise(what.native if size == "dynamic" or hasattr(model, "set_input_size") else size))
+            _settle(what, model, what.native if size == "dynamic" or hasattr(model, "set_input_size") else size)
         if size not in ("dynamic", what.native) and hasattr(model, "set_input_size"):
             _set_input_size(what, model, size)
 
@@ -91,10 +92,18 @@ def _create_sized(what: "TimmBuilder", weights: "Weights", size: Any, outputs: d
     return _create(what.model, fill, outputs)  # convolutional: it takes what its strides allow
 
 
-def _noise(size: tuple[int, int]) -> Any:
+def _settle(what: "TimmBuilder", model: Any, size: tuple[int, int]) -> None:
+    """Bring random batch statistics to the scale of the strongest images that verification tries: none explodes."""
     import torch
 
-    return 10 * torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
+    from runtime.loud import settle
+
+    try:
+        settle(model, 20 * torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0)).sign())
+    except Exception as error:  # whatever the architecture's layers raise
+        if size == what.native:
+            raise
+        raise OptionError(_refusal(what, size, error)) from error
 
 
 def _resizes_itself(name: str) -> bool:
@@ -162,9 +171,7 @@ def _loading_by(fill: Fill) -> Iterator[None]:
             _builder.load_pretrained = own
 
 
-def adapted(
-    name: str, tensors: dict[str, Any], model: Any, filter_fn: Filter | None, strict: bool
-) -> dict[str, Any]:
+def adapted(name: str, tensors: dict[str, Any], model: Any, filter_fn: Filter | None, strict: bool) -> dict[str, Any]:
     """Return a published state dict under the keys of `model`, by timm's own filter for the architecture.
 
     Left out is what belongs to the full model alone (its classifier, layers that feature maps do not need); of an
