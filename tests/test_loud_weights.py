@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from exporters.verify import LIMITS, relative_rms
 from runtime import eager, registry
 from runtime.backbones.timm_vit import timm_vit
-from runtime.loud import draw_loud
+from runtime.loud import draw_loud, settle
 from runtime.request import make_request
 from runtime.weights import LibraryWeights, LoudWeights
 
@@ -170,3 +170,26 @@ def test_activations_keep_a_sane_range_through_forty_blocks(variant: dict) -> No
         # Neither the images nor the positions in them have become alike.
         assert activation.std((0, 2, 3)).mean() > 0.2
         assert (activation[0] - activation[1]).square().mean().sqrt() > 0.2
+
+
+def test_batch_statistics_settle_on_what_passes_through_by_powers_of_two() -> None:
+    drawn, settled = loud_convolutions(), loud_convolutions()
+    images = 20 * torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    settle(settled, images)
+
+    for index in (1, 4):
+        octaves = (settled[index].running_var / drawn[index].running_var).log2()
+        assert octaves.unique().numel() == 1
+        assert octaves[0] == octaves[0].round() != 0
+        seen: list[Tensor] = []
+        hook = settled[index].register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        settled.eval()(images)
+        hook.remove()
+        passed = seen[0].transpose(0, 1).flatten(1).var(1).mean() / (settled[index].running_var.mean())
+        assert 0.3 < passed < 3
+    assert settled.training is False
+
+
+def test_a_model_without_batch_statistics_is_not_run_to_settle_them() -> None:
+    settle(nn.Linear(3, 3), torch.empty(0, 17))

@@ -35,8 +35,8 @@ def _tags(name: str) -> dict[str, Tag]:
     import timm
 
     published = timm.models.get_arch_pretrained_cfgs(name)
-    default = timm.get_pretrained_cfg(name)
-    first = (default.tag if default else None) or ""
+    default: Any = timm.get_pretrained_cfg(name)
+    first = default.tag or ""
     tags = {first: _tag(default)}
     tags |= {cfg.tag: _tag(cfg) for cfg in published.values() if cfg.tag and cfg.tag != first}
     return tags

@@ -62,7 +62,6 @@ def _absolute(out_indices: "OutIndices", depth: int) -> tuple[int, ...]:
 
 def _create_sized(what: "TimmBuilder", weights: "Weights", size: Any, outputs: dict[str, Any]) -> "nn.Module":
     """Return the filled model for images of `size`: by its own method, by a constructor argument, or as it is."""
-    from runtime.loud import settle
     from runtime.weights import LoudWeights
 
     def fill(model: Any, filter_fn: Filter | None, strict: bool) -> None:
@@ -70,7 +69,7 @@ def _create_sized(what: "TimmBuilder", weights: "Weights", size: Any, outputs: d
             lambda: model, lambda tensors, module: adapted(what.model, tensors, module, filter_fn, strict)
         )
         if isinstance(weights, LoudWeights):
-            settle(model, _noise(what.native if size == "dynamic" or hasattr(model, "set_input_size") else size))
+            _settle(what, model, what.native if size == "dynamic" or hasattr(model, "set_input_size") else size)
         if size not in ("dynamic", what.native) and hasattr(model, "set_input_size"):
             _set_input_size(what, model, size)
 
@@ -93,10 +92,18 @@ def _create_sized(what: "TimmBuilder", weights: "Weights", size: Any, outputs: d
     return _create(what.model, fill, outputs)  # convolutional: it takes what its strides allow
 
 
-def _noise(size: tuple[int, int]) -> Any:
+def _settle(what: "TimmBuilder", model: Any, size: tuple[int, int]) -> None:
+    """Bring random batch statistics to the scale of the strongest images that verification tries: none explodes."""
     import torch
 
-    return 10 * torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
+    from runtime.loud import settle
+
+    try:
+        settle(model, 20 * torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0)).sign())
+    except Exception as error:  # whatever the architecture's layers raise
+        if size == what.native:
+            raise
+        raise OptionError(_refusal(what, size, error)) from error
 
 
 def _resizes_itself(name: str) -> bool:
