@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import build_cost, cold_start, parity, throughput
+from benchmarks import build_cost, cold_start, listing, parity, throughput
 from benchmarks.figure import Figure
 from benchmarks.machine_facts import machine_facts
 
@@ -58,6 +58,10 @@ def _throughput(artifacts: str, options: argparse.Namespace) -> list[Figure]:
     ]
 
 
+def _listing(artifacts: str, options: argparse.Namespace) -> list[Figure]:  # noqa: ARG001
+    return [listing.measure(options.rounds)]
+
+
 def _variant(artifacts: str, options: argparse.Namespace) -> list[Figure]:  # noqa: ARG001
     return [build_cost.further_variant(VIT_B, artifacts)]
 
@@ -71,6 +75,7 @@ def _parity(artifacts: str, options: argparse.Namespace) -> list[Figure]:  # noq
 
 
 _MEASURES: dict[str, Callable[[str, argparse.Namespace], list[Figure]]] = {
+    "listing": _listing,
     "cold-start": _cold_start,
     "throughput": _throughput,
     "variant": _variant,

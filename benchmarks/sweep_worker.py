@@ -1,6 +1,5 @@
 """One timm model, built in a process of its own, within limits of time and memory."""
 
-import multiprocessing
 import signal
 import sys
 import tempfile
@@ -12,25 +11,13 @@ from typing import Any
 import psutil
 
 from exporters.plan import Job, Outcome
+from exporters.workers import context
 from runtime import registry
 from runtime.artifacts import open_store
 from runtime.backbones.timm_table import architectures
 from runtime.errors import BackboneError
 from runtime.request import Request, make_request
 
-# Imported once by the server that children are forked from: seconds saved for each model.
-PRELOAD = [
-    "exporters.pipeline",
-    "exporters.to_onnx",
-    "exporters.to_torchscript",
-    "exporters.float64",
-    "onnxruntime",
-    "onnxscript.function_libs.torch_lib.ops",
-    "timm",
-    "torch._functorch.aot_autograd",
-    "torch.export._trace",
-    "torch.onnx._internal.exporter._core",
-]
 VARIANTS: tuple[tuple[dict[str, Any], tuple[str, ...]], ...] = (
     ({}, ("onnx", "torchscript")),
     ({"out_indices": 2}, ("onnx",)),
@@ -44,11 +31,10 @@ def run(name: str, timeout: float, memory: float) -> dict[str, Any]:
     if 2 * 4 * known.parameters > memory * 1e9:
         reason = f"its weights twice, in eager and in the artifact's session, are more than {memory:g} GB"
         return {**row, "status": "skipped", "reason": reason, "seconds": 0.0, "outputs": []}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    ours, theirs = context.Pipe(duplex=False)
+    made = context()
+    ours, theirs = made.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix="backbone-sweep-") as artifacts:
-        process = context.Process(target=_work, args=(name, artifacts, theirs), daemon=True)
+        process = made.Process(target=_work, args=(name, artifacts, theirs), daemon=True)
         process.start()
         theirs.close()
         told = _wait(process, ours, started + timeout, memory)

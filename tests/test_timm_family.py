@@ -17,9 +17,9 @@ from exporters.plan import Job
 from runtime import eager, list_models, registry
 from runtime.backbones import timm_installed, timm_table
 from runtime.backbones.timm_family import TimmBuilder
+from runtime.commands import build_command
 from runtime.errors import OptionError, UnknownModelError, WeightsError
 from runtime.facts import HALF, IMAGENET_MEAN, IMAGENET_STD, HubFile, Unpublished, Url
-from runtime.request import build_command
 from runtime.weights import PublishedWeights
 
 

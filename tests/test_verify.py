@@ -102,12 +102,13 @@ def test_the_metrics_of_an_embedding_are_those_of_its_worst_image() -> None:
     assert parity.min_token_cosine == parity.min_cosine
 
 
-def test_the_token_cosine_of_a_map_sees_one_wrong_token() -> None:
-    expected = np.array([[100, 50, 3], [50, 100, 4]], dtype=float).reshape(1, 2, 1, 3)  # two channels of three tokens
+@pytest.mark.parametrize("shape", [(1, 2, 1, 3), (1, 2, 1, 1, 3)])
+def test_the_token_cosine_of_a_map_sees_one_wrong_token(shape: tuple[int, ...]) -> None:
+    expected = np.array([[100, 50, 3], [50, 100, 4]], dtype=float)  # two channels of three tokens
     got = expected.copy()
-    got[0, :, 0, 2] = [4, 3]  # the last token, small beside the others, now points elsewhere
+    got[:, 2] = [4, 3]  # the last token, small beside the others, now points elsewhere
 
-    [parity] = compare(["map_0"], [[expected]], [[got]])
+    [parity] = compare(["map_0"], [[expected.reshape(shape)]], [[got.reshape(shape)]])
 
     assert parity.min_token_cosine == pytest.approx(24 / 25)
     assert parity.min_cosine == pytest.approx(25024 / 25025)
