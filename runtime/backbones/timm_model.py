@@ -179,6 +179,7 @@ def adapted(name: str, tensors: dict[str, Any], model: Any, filter_fn: Filter | 
     """
     import torch
 
+    tensors = _unwrapped(tensors)
     if filter_fn is not None:
         try:
             tensors = filter_fn(tensors, model)
@@ -192,6 +193,13 @@ def adapted(name: str, tensors: dict[str, Any], model: Any, filter_fn: Filter | 
     # Old checkpoints lack the counters of batch normalisation, which inference does not read.
     counters = {key for key in own.keys() - kept.keys() if key.endswith("num_batches_tracked")}
     return kept | {key: torch.zeros_like(own[key], device="cpu") for key in counters}
+
+
+def _unwrapped(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the state dict of a training checkpoint, averaged weights first, as timm's own loading does."""
+    kept = (checkpoint.get(key) for key in ("state_dict_ema", "model_ema", "state_dict", "model"))
+    tensors = next((value for value in kept if isinstance(value, dict) and value), checkpoint)
+    return {key.removeprefix("module."): value for key, value in tensors.items()}
 
 
 def _all_keys(name: str) -> set[str]:
