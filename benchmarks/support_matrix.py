@@ -8,7 +8,8 @@ from typing import Any
 
 from benchmarks.catalogue_report import Record, read_ledger
 from runtime import HubFile, LibraryInit, Url, list_models
-from runtime.registry import BackboneSpec, find
+from runtime.registry import find
+from runtime.spec import BackboneSpec
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "backbones.md"

@@ -14,9 +14,9 @@ from runtime.errors import BackboneError, UnknownModelError, WeightsError
 from runtime.facts import LocalFile
 from runtime.manifest import Artifact
 from runtime.out_indices import OutIndices, label
-from runtime.registry import BackboneSpec
 from runtime.request import Request
 from runtime.requirements import EXTRAS
+from runtime.spec import BackboneSpec
 
 # Raised when the same inputs would now give other files.
 RECIPE = 1

@@ -12,6 +12,7 @@ from runtime.facts import HubFile, LibraryInit, LocalFile, Preprocessing, Url
 from runtime.registry import BackboneModelRegistry, list_models, register_model
 
 if TYPE_CHECKING:
+    from runtime import wrappers
     from runtime.backbone import Backbone
     from runtime.load import load_model
     from runtime.model_from_registry import ModelFromRegistry
@@ -31,6 +32,7 @@ __all__ = [
     "list_models",
     "load_model",
     "register_model",
+    "wrappers",
 ]
 
 # Loaded on first use: numpy is not needed to list names, torch only for ModelFromRegistry.
@@ -42,10 +44,12 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _LAZY and name != "wrappers":
         raise AttributeError(f"module 'runtime' has no attribute {name!r}")
     import importlib
 
+    if name == "wrappers":
+        return importlib.import_module("runtime.wrappers")
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 

@@ -14,7 +14,7 @@ from runtime.errors import OptionError, WeightsError
 from runtime.facts import LibraryInit, LocalFile, Source
 from runtime.manifest import ArtifactKey, options_key
 from runtime.out_indices import Canonical, OutIndices, canonical
-from runtime.registry import BackboneSpec
+from runtime.spec import BackboneSpec
 
 BACKENDS = ("auto", "onnx", "torchscript", "eager")
 PRECISIONS = ("fp32",)

@@ -1,7 +1,7 @@
 """Which packages the eager backend needs for a backbone, and what to install when one is missing. Standard library."""
 
 from runtime.machine import installed
-from runtime.registry import BackboneSpec
+from runtime.spec import BackboneSpec
 
 EXTRAS = {
     "eager": ("torch", "timm", "safetensors"),

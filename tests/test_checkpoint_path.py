@@ -1,5 +1,6 @@
 """checkpoint_path: a local file in the publisher's own layout serves any built-in, without network or token."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,9 @@ def test_another_file_is_another_artifact(checkpoint: Path, store: Path, tmp_pat
 def test_a_file_replaced_under_its_name_is_noticed(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "w.bin"
     keys = []
-    for text in (b"one", b"another"):
+    for time, text in enumerate((b"one", b"two")):
         path.write_bytes(text)
+        os.utime(path, (time, time))
         keys.append(request_for(NAME, checkpoint_path=path).weights_key)
     assert keys[0] != keys[1]
 

@@ -278,6 +278,7 @@ def test_the_public_names_are_these() -> None:
         "list_models",
         "load_model",
         "register_model",
+        "wrappers",
     ]
     assert dir(runtime) == runtime.__all__
     assert all(getattr(runtime, name).__name__.rpartition(".")[2] == name for name in runtime.__all__)

@@ -6,7 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from runtime.backbones import timm_installed, timm_table
-from runtime.registry import BackboneSpec, Family, register_family
+from runtime.registry import register_family
+from runtime.spec import BackboneSpec, Family
 
 if TYPE_CHECKING:
     from torch import nn
