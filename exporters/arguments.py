@@ -10,6 +10,8 @@ from runtime.out_indices import OutIndices
 EPILOG = """examples:
   python -m exporters.build pathology/kaiko_vits16                    # the published weights
   python -m exporters.build "universal/*_random" --out-indices none --out-indices 2
+  python -m exporters.build timm/convnext_tiny.in12k_ft_in1k          # any model of timm
+  python -m exporters.build pathology/mahmood_uni --checkpoint-path pytorch_model.bin
   python -m exporters.build --all --weights random --exclude "*gigapath*" --dry-run
 
 exit status: 0 everything asked for is published and verified, 1 something failed (the rest is published),
@@ -39,7 +41,12 @@ def parser_of_build() -> argparse.ArgumentParser:
     add("--weights", choices=("pretrained", "random"), default="pretrained", help="default: pretrained")
     add("--checkpoint-path", metavar="FILE", help="weights of the one backbone named: a local file, no network needed")
     add("--seed", type=int, default=0, help="of random weights (default: 0)")
-    add("--image-size", type=_image_size, metavar="N|HxW|dynamic", help="pixels; default: the publisher's size")
+    add(
+        "--image-size",
+        type=_image_size,
+        metavar="N|HxW|dynamic",
+        help="pixels (DxHxW of a volume); default: the publisher's size",
+    )
     add("--option", action="append", default=[], type=_option, metavar="NAME=VALUE", help="the backbone's own option")
     add(
         "--artifacts",
