@@ -227,7 +227,8 @@ def _verify(
     got = [output if isinstance(output, list) else [output] for output in outputs]
     require_finite(f"the {format} artifact", reference.names, got)
     parities = compare(reference.names, reference.outputs, got)
-    pairs = zip(reference.exact, reference.outputs[0], got[0], strict=True)
+    index = reference.exact_batch
+    pairs = zip(reference.exact, reference.outputs[index], got[index], strict=True)
     return parities, [(relative_rms(exact, own), relative_rms(exact, new)) for exact, own, new in pairs]
 
 

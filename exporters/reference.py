@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from exporters.verify import Batch, require_finite, verification_inputs
+from exporters.verify import EXACT_BATCH, Batch, require_finite, verification_inputs
 from runtime.eager import EagerModel
 from runtime.request import Request
 
@@ -18,13 +18,15 @@ class Reference:
         names: Output names, in order.
         batches: The inputs.
         outputs: Per batch, per output.
-        exact: The first batch's outputs in float64.
+        exact: One batch's outputs in float64.
+        exact_batch: Which batch that is.
     """
 
     names: tuple[str, ...]
     batches: list[Batch]
     outputs: list[list[Any]]
     exact: list[Any]
+    exact_batch: int
 
 
 def make_reference(request: Request, model: EagerModel) -> Reference:
@@ -43,8 +45,9 @@ def make_reference(request: Request, model: EagerModel) -> Reference:
     outputs = [[o.numpy() for o in session.run(torch.from_numpy(b))] for b in batches]
     names = ("embedding",) if request.out_indices is None else tuple(f"map_{i}" for i in range(len(outputs[0])))
     require_finite("the eager backbone itself", names, outputs)
-    exact = [o.numpy() for o in run_in_float64(model.module, torch.from_numpy(batches[0]))]
-    return Reference(names, batches, outputs, exact)
+    index = EXACT_BATCH[request.spec.preprocessing.spatial_dims]
+    exact = [o.numpy() for o in run_in_float64(model.module, torch.from_numpy(batches[index]))]
+    return Reference(names, batches, outputs, exact, index)
 
 
 def image_sizes(request: Request) -> list[tuple[int, ...]]:

@@ -8,8 +8,9 @@ from conftest import request_for
 
 from exporters import pipeline
 from exporters.plan import Job
+from exporters.reference import make_reference
 from exporters.verify import LIMITS
-from runtime import load_model
+from runtime import eager, load_model
 from runtime.artifacts import open_store
 from runtime.errors import InputError, ManifestError, OptionError
 from runtime.manifest import ArtifactKey
@@ -100,3 +101,12 @@ def test_a_manifest_with_another_number_of_sides_is_invalid(store: Path, sides: 
     key = next(iter(open_store(store).read(NAME).artifacts)).key.to_json()
     with pytest.raises(ManifestError, match=f"an image size of {len(sides)} sides"):
         ArtifactKey.from_json({**key, "image_size": sides})
+
+
+@pytest.mark.parametrize(("name", "count"), [(NAME, 1), ("test/own", 3)])
+def test_float64_judges_three_images_or_one_volume(name: str, count: int) -> None:
+    request = request_for(name)
+    reference = make_reference(request, eager.build(request))
+
+    assert [len(output) for output in reference.exact] == [count]
+    assert len(reference.batches[reference.exact_batch]) == count
