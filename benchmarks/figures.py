@@ -1,7 +1,6 @@
 """Measure the promises of the README, side by side in one run, and write them to benchmarks/reports/.
 
-`--only` chooses figures; `parity` reads the store given with --built, as
-`python -m exporters.build --all --weights random --artifacts DIR` fills it.
+`--only` chooses figures. What building every backbone gives is `python -m benchmarks.catalogue`.
 """
 
 import argparse
@@ -12,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import build_cost, cold_start, listing, parity, throughput
+from benchmarks import build_cost, cold_start, listing, throughput
 from benchmarks.figure import Figure
 from benchmarks.machine_facts import machine_facts
 
@@ -26,7 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.figures", description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES, help="default: all")
     parser.add_argument("--rounds", type=int, default=11, help="timed rounds (default: 11)")
-    parser.add_argument("--built", help="a store that holds every backbone, for parity (default: the default store)")
     parser.add_argument("--name", default="figures", help="name of the report (default: figures)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="backbone-figures-") as artifacts:
@@ -70,17 +68,12 @@ def _giant(artifacts: str, options: argparse.Namespace) -> list[Figure]:  # noqa
     return [build_cost.giant(artifacts)]
 
 
-def _parity(artifacts: str, options: argparse.Namespace) -> list[Figure]:  # noqa: ARG001
-    return [parity.collect(options.built)]
-
-
 _MEASURES: dict[str, Callable[[str, argparse.Namespace], list[Figure]]] = {
     "listing": _listing,
     "cold-start": _cold_start,
     "throughput": _throughput,
     "variant": _variant,
     "giant": _giant,
-    "parity": _parity,
 }
 NAMES = tuple(_MEASURES)
 
@@ -110,24 +103,7 @@ def _markdown(figures: list[Figure], facts: dict[str, str | int | dict[str, str]
         "|---|---|---|---|",
         *(f"| {f.name} | {f.goal} | {f.measured} | {'reached' if f.reached else '**missed**'} |" for f in figures),
     ]
-    for figure in figures:
-        if rows := figure.data.get("backbones"):
-            lines += ["", f"## {figure.name}", "", *_rows(rows)]
     return "\n".join(lines) + "\n"
-
-
-def _rows(rows: dict[str, dict[str, object]]) -> list[str]:
-    columns = list(next(iter(rows.values())))
-    head = [
-        "| Backbone | " + " | ".join(c.replace("_", " ") for c in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    cells = [[name, *(_cell(row[column]) for column in columns)] for name, row in rows.items()]
-    return head + ["| " + " | ".join(row) + " |" for row in cells]
-
-
-def _cell(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 if __name__ == "__main__":
