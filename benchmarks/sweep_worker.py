@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from exporters.plan import Job, Outcome
-from exporters.workers import context
+from exporters.processes import context
 from runtime import registry
 from runtime.artifacts import open_store
 from runtime.backbones.timm_table import architectures

@@ -1,13 +1,12 @@
 """One variant of one backbone: export, stage, verify as a user would load it, publish."""
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporters import plan
+from exporters import plan, record
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
 from exporters.publish import Workspace, store_errors, stored_file, workspace
@@ -88,7 +87,7 @@ def _export(
     published: Manifest,
     space: Workspace,
 ) -> Artifact:
-    facts = _facts(request, format, model)  # before writing empties the module
+    facts = record.facts(request, format, model)  # before writing empties the module
     part = space.staged / "graph.part"
     data = write_graph(request, format, model.module, reference.names, pool, part)
     digest = sha256_of(part)
@@ -126,20 +125,7 @@ def write_graph(
 
     dynamic = request.size == "dynamic"
     program = to_onnx.export(module, example(request), names, request.spec.patch_size if dynamic else None)
-    return to_onnx.write(program, pool, path, _metadata(request, format), dynamic=dynamic)
-
-
-def _metadata(request: Request, format: str) -> dict[str, str]:
-    """Return what a lone ONNX file tells about itself."""
-    spec = request.spec
-    return {
-        "model": spec.name,
-        "artifact": request.key(format).describe(),
-        "key": json.dumps(request.key(format).to_json(), sort_keys=True),
-        "preprocessing": json.dumps(asdict(spec.preprocessing), sort_keys=True),
-        "source": str(request.source) if request.source else "the registered function",
-        "licence": spec.licence or "not stated",
-    }
+    return to_onnx.write(program, pool, path, record.metadata(request, format), dynamic=dynamic)
 
 
 def _existing(space: Workspace, name: str) -> Path:
@@ -152,30 +138,6 @@ def _symbolic(request: Request, shape: tuple[Any, ...], divisor: int) -> tuple[i
         return shape
     factor = request.spec.patch_size // divisor
     return (*shape[:2], *(f"{factor}*{side}" if factor > 1 else side for side in ("h", "w")))
-
-
-def _facts(request: Request, format: str, model: eager.EagerModel) -> dict[str, Any]:
-    spec = request.spec
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
-        **({} if request.out_indices is None else {"maps": _maps(model.module)}),
-        "preprocessing": asdict(spec.preprocessing),
-        "source": {
-            "id": str(request.source) if request.source else None,
-            "revision": model.revision,
-            "licence": spec.licence,
-            "gated": spec.gated,
-        },
-        "versions": plan.versions(format, spec),
-    }
-
-
-def _maps(module: Any) -> list[dict[str, Any]] | None:
-    """Return what a module tells of its feature maps: the block of each, and whether the final norm was applied."""
-    blocks, normed = getattr(module, "indices", None), getattr(module, "normed", None)
-    if blocks is None or normed is None:
-        return None
-    return [{"block": block, "normed": final} for block, final in zip(blocks, normed, strict=True)]
 
 
 def _verify_and_publish(
@@ -194,7 +156,9 @@ def _verify_and_publish(
         _pass_gate(job, parities, float64)
         report(f"publishing {format}")
         with store_errors(space.store.root):
-            space.publish(replace(artifact, facts={**artifact.facts, "parity": _record(parities, float64, reference)}))
+            space.publish(
+                replace(artifact, facts={**artifact.facts, "parity": record.parity(parities, float64, reference)})
+            )
     except VerificationError as error:
         where = _locate(job.request, artifact, reference, space)
         return plan.failed(job, [format], VerificationError(f"{error}.{where} Nothing was published"), **measured)[0]
@@ -246,17 +210,6 @@ def _pass_gate(job: Job, parities: list[Parity], float64: list[tuple[float, floa
     limits = LIMITS[job.request.precision, job.request.spec.preprocessing.spatial_dims]
     gate(parities, limits)
     gate_float64(float64, limits)
-
-
-def _record(parities: list[Parity], float64: list[tuple[float, float]], reference: Reference) -> dict[str, Any]:
-    return {
-        "batches": sorted({len(batch) for batch in reference.batches}),
-        "image_sizes": [list(size) for size in dict.fromkeys(b.shape[2:] for b in reference.batches)],
-        "outputs": [
-            {**p.to_json(), "float64_error": {"eager": float(f"{own:.3g}"), "artifact": float(f"{new:.3g}")}}
-            for p, (own, new) in zip(parities, float64, strict=True)
-        ],
-    }
 
 
 def _locate(request: Request, artifact: Artifact, reference: Reference, space: Workspace) -> str:

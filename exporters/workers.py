@@ -1,44 +1,23 @@
 """One process per variant: one that dies or runs out of memory takes down nobody else, and its memory is really freed.
 
-It also makes rebuilds identical: torch numbers the classes it traces per process. Where the system can fork, the
-processes are forked from a server that has imported torch, and run from the first second instead of the eighth.
+It also makes rebuilds identical: torch numbers the classes it traces per process.
 """
 
 import contextlib
-import multiprocessing
-import os
 import signal
-import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import import_module
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
-from exporters import plan
+from exporters import plan, processes
 from exporters.plan import Job, Outcome
-from runtime.errors import BackboneError, BuildError
+from runtime.errors import BuildError
 from runtime.machine import cpu_count
-
-# What takes long to import. Nothing here starts a thread or touches a GPU: such a state would not survive the fork.
-PRELOAD = (
-    "exporters.pipeline",
-    "exporters.to_onnx",
-    "exporters.to_torchscript",
-    "exporters.float64",
-    "onnxruntime",
-    "onnxscript.function_libs.torch_lib.ops",
-    "timm",
-    "torch._functorch.aot_autograd",
-    "torch.export._trace",
-    "torch.onnx._internal.exporter._core",
-)
 
 
 class Observer(Protocol):
@@ -110,19 +89,10 @@ def _next(pending: list[Job], running: list[_Running]) -> Job | None:
     return next((job for job in pending if job.request.spec.name not in busy), None)
 
 
-def context(preload: Sequence[str] = PRELOAD) -> ForkServerContext | SpawnContext:
-    """Return how processes are started here: forked from a server that has imported `preload`, else from nothing."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(list(preload))
-    return made
-
-
 def _start(job: Job, log: Path) -> _Running:
-    made = context()
+    made = processes.context()
     ours, theirs = made.Pipe(duplex=False)
-    process = made.Process(target=_work, args=(job, theirs, log), daemon=True)
+    process = made.Process(target=processes.work, args=(job, theirs, log), daemon=True)
     process.start()
     theirs.close()
     return _Running(job, process, ours, log, time.monotonic())
@@ -195,43 +165,3 @@ def _kill(running: list[_Running]) -> None:
     for task in running:
         task.process.kill()
         task.process.join()
-
-
-def _work(job: Job, connection: Connection, log: Path) -> None:
-    """Body of the child process: build, and send stages, then the outcomes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        connection.send([replace(outcome, peak_bytes=_peak_bytes()) for outcome in _build(job, connection)])
-    except BrokenPipeError:
-        sys.exit("the parent process is gone")
-
-
-def _peak_bytes() -> int:
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _build(job: Job, connection: Connection) -> list[Outcome]:
-    started = time.monotonic()
-    try:
-        for name in job.imports:
-            import_module(name)
-        import torch
-
-        from exporters import pipeline
-
-        if job.threads is not None:
-            torch.set_num_threads(job.threads)
-        return pipeline.build(job, connection.send)
-    except BackboneError as error:
-        return plan.failed(job, job.formats, error, seconds=time.monotonic() - started)
-    except Exception as error:
-        detail = traceback.format_exc()
-        return plan.failed(job, job.formats, error, detail=detail, seconds=time.monotonic() - started)

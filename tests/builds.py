@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from exporters import build as command
-from exporters import workers
+from exporters import processes
 from exporters.plan import Job, Outcome
 
 # Called in the child before the build; returns who is told of every stage, if anybody is.
@@ -24,7 +24,7 @@ Prepare = Callable[[], Callable[[str], None] | None]
 
 
 def context() -> ForkServerContext | SpawnContext:
-    return workers.context(("tiny_backbones", *workers.PRELOAD))
+    return processes.context(("tiny_backbones", *processes.PRELOAD))
 
 
 @dataclass

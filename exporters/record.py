@@ -1,0 +1,61 @@
+"""What is written down about an artifact: in its manifest entry, and inside a lone ONNX file."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from exporters import plan
+from exporters.reference import Reference
+from exporters.verify import Parity
+from runtime.eager import EagerModel
+from runtime.request import Request
+
+
+def metadata(request: Request, format: str) -> dict[str, str]:
+    """Return what a lone ONNX file tells about itself."""
+    spec = request.spec
+    return {
+        "model": spec.name,
+        "artifact": request.key(format).describe(),
+        "key": json.dumps(request.key(format).to_json(), sort_keys=True),
+        "preprocessing": json.dumps(asdict(spec.preprocessing), sort_keys=True),
+        "source": str(request.source) if request.source else "the registered function",
+        "licence": spec.licence or "not stated",
+    }
+
+
+def facts(request: Request, format: str, model: EagerModel) -> dict[str, Any]:
+    """Return what the manifest tells of an artifact beyond its key and files, but for its parity."""
+    spec = request.spec
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
+        **({} if request.out_indices is None else {"maps": _maps(model.module)}),
+        "preprocessing": asdict(spec.preprocessing),
+        "source": {
+            "id": str(request.source) if request.source else None,
+            "revision": model.revision,
+            "licence": spec.licence,
+            "gated": spec.gated,
+        },
+        "versions": plan.versions(format, spec),
+    }
+
+
+def _maps(module: Any) -> list[dict[str, Any]] | None:
+    """Return what a module tells of its feature maps: the block of each, and whether the final norm was applied."""
+    blocks, normed = getattr(module, "indices", None), getattr(module, "normed", None)
+    if blocks is None or normed is None:
+        return None
+    return [{"block": block, "normed": final} for block, final in zip(blocks, normed, strict=True)]
+
+
+def parity(parities: list[Parity], float64: list[tuple[float, float]], reference: Reference) -> dict[str, Any]:
+    """Return how far an artifact lies from eager, and on what that was measured."""
+    return {
+        "batches": sorted({len(batch) for batch in reference.batches}),
+        "image_sizes": [list(size) for size in dict.fromkeys(b.shape[2:] for b in reference.batches)],
+        "outputs": [
+            {**p.to_json(), "float64_error": {"eager": float(f"{own:.3g}"), "artifact": float(f"{new:.3g}")}}
+            for p, (own, new) in zip(parities, float64, strict=True)
+        ],
+    }
