@@ -59,8 +59,8 @@ def render(records: list[Record], names: list[str], machine: dict[str, Any]) -> 
         "",
         "Made by `python -m benchmarks.catalogue`: every registered backbone with loud random weights, exported,",
         f"verified against eager PyTorch and published, on {machine['cpus']} CPUs ({machine['processor']}), "
-        f"{machine['memory_gb']} GB. Runs resume, and the machine may do other work meanwhile: times are wall clock, an",
-        "upper bound.",
+        f"{machine['memory_gb']} GB. Runs resume, and the machine may do other work meanwhile: times are wall clock,",
+        "an upper bound.",
         "",
         f"- backbones built: {len(names) - len(absent)} of {len(names)}"
         + (f"; not built: {', '.join(absent)}" if absent else ""),

@@ -19,7 +19,7 @@ from runtime.requirements import EXTRAS
 from runtime.spec import BackboneSpec
 
 # Raised when the same inputs would now give other files.
-RECIPE = 1
+RECIPE = 2
 FORMATS = ("onnx", "torchscript")
 DEFAULT_VARIANTS: tuple[OutIndices, ...] = (None, 1, 4)
 _TOOLS = {
