@@ -86,6 +86,20 @@ print(json.dumps({{"heavy": heavy, "names": runtime.list_models(), "file": runti
     assert Path(told["file"]).is_relative_to(light.python.parent.parent)
 
 
+def test_all_of_timm_is_known_where_timm_is_not_installed(light: Environment) -> None:
+    code = """
+import json, runtime
+from runtime.registry import find
+spec = find("timm/vit_small_patch16_224.dino")
+print(json.dumps([runtime.list_models("timm/vit_small_patch16_224*"), spec.depth, spec.preprocessing.size]))
+"""
+
+    names, depth, size = light.tell(code)
+
+    assert "timm/vit_small_patch16_224" in names
+    assert (depth, size) == (12, 224)
+
+
 def test_an_artifact_is_served_where_torch_is_not_installed(light: Environment, built: Path) -> None:
     told = light.tell(SERVE, str(built))
 
