@@ -21,12 +21,13 @@ def optimise(model: ir.Model, *, dynamic: bool) -> None:
         ExportError: The batch became static, or a fixed-size graph still resizes something.
     """
     normalise_by_rows(model)
+    if not dynamic:
+        expand_cubic_resize(model)
     RemoveUnusedNodesPass()(model)
     drop_traces(model)
     ensure_symbolic_batch(model)
     if not dynamic:
         ensure_no_resize(model)
-        expand_cubic_resize(model)
 
 
 def drop_traces(model: ir.Model) -> bool:

@@ -112,6 +112,19 @@ def test_a_resized_constant_is_refused_at_a_fixed_image_size_only() -> None:
         optimise.optimise(_parsed(text.format("grid")), dynamic=False)
 
 
+def test_a_constant_resized_bicubically_becomes_matrix_products_and_leaves_nothing_behind() -> None:
+    text = """backbone (float[batch, 1, 4, 4] x) => (float[batch, 1, 4, 4] y)
+      <float[1, 1, 2, 2] table = {1, 2, 3, 4}, float[4] scales = {1, 1, 2, 2}, float[1, 1, 4, 4] larger>
+      { larger = Resize <mode = "cubic"> (table, , scales) y = Add(x, larger) }"""
+    model = _parsed(text)
+
+    optimise.optimise(model, dynamic=False)
+
+    assert [node.op_type for node in model.graph] == ["MatMul", "MatMul", "Add"]
+    used = {value.name for node in model.graph for value in node.inputs if value is not None}
+    assert set(model.graph.initializers) <= used
+
+
 def test_traces_are_dropped_and_reported_once() -> None:
     model = _parsed("backbone (float[batch, 3] x) => (float[batch, 3] y) { y = Neg(x) }")
     node = model.graph.node(0)
