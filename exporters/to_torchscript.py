@@ -18,7 +18,8 @@ from runtime.backends.torchscript_table import TABLE, Row
 from runtime.errors import ExportError
 
 # Records that torch's writer adds by itself.
-_AUTOMATIC = ("version", "byteorder", ".data/serialization_id")
+_VERSIONS = (".data/version", "version")
+_AUTOMATIC = (*_VERSIONS, "byteorder", ".data/serialization_id")
 
 
 def export(module: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
@@ -83,7 +84,11 @@ def _save(traced: torch.jit.ScriptModule, table: str, path: Path) -> None:
     # Written through a file object the archive gets a neutral name: rebuilds stay identical.
     with path.open("wb") as file:
         writer = torch._C.PyTorchFileWriter(file)
-        for record in reader.get_all_records():
+        records = reader.get_all_records()
+        # By the version torch knows what its operators mean: of an older one it would read a division as another.
+        stated = next(record for record in _VERSIONS if record in records)
+        writer.set_min_version(int(reader.get_record(stated)))
+        for record in records:
             if not record.endswith(".debug_pkl") and record not in _AUTOMATIC:
                 data = reader.get_record(record)
                 writer.write_record(record, data, len(data))
