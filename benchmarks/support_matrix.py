@@ -24,8 +24,9 @@ LEGEND = """\
 Built with loud random weights and compared with eager PyTorch on real tissue, noise, constants and extremes:
 *difference*, of the embedding, then of the maps: the largest absolute one and, *rel.*, the largest root mean square
 relative to the output's own.
-*Maps*: how many `out_indices` reaches, and the shape of the last. *Size*: weights, shared by all variants and both
-formats. *Gated*: the publisher wants terms to be accepted before the download."""
+*Maps*: how many `out_indices` reaches, and the shape of the last. *Size*: weights, shared by all variants and,
+but where batch norms are folded into ONNX's convolutions, by both formats.
+*Gated*: the publisher wants terms to be accepted before the download."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import sweep_report, sweep_worker
+from exporters.arguments import parameter_count
 from runtime.backbones.timm_table import Architecture, architectures
 
 RESULTS = Path(__file__).with_name("reports") / "timm.jsonl"
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep_timm", description=__doc__.splitlines()[0])
     parser.add_argument("glob", nargs="*", default=["*"], help="timm names (default: all)")
-    parser.add_argument("--max-params", type=_count, metavar="100M", help="leave out larger models")
+    parser.add_argument("--max-params", type=parameter_count, metavar="100M", help="leave out larger models")
     parser.add_argument("--per-family", type=int, metavar="N", help="the N smallest of each family")
     parser.add_argument("--time-limit", type=float, metavar="MIN", help="start nothing after this many minutes")
     parser.add_argument("--timeout", type=float, default=900, help="seconds per model (default: 900)")
@@ -53,13 +54,6 @@ def _parser() -> argparse.ArgumentParser:
         "--retry", nargs="*", choices=("failed", "skipped"), default=(), help="try again what had this result"
     )
     return parser
-
-
-def _count(text: str) -> int:
-    for unit, factor in (("K", 1e3), ("M", 1e6), ("G", 1e9)):
-        if text.upper().endswith(unit):
-            return int(float(text[:-1]) * factor)
-    return int(text)
 
 
 def in_order(options: argparse.Namespace) -> list[str]:

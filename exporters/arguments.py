@@ -56,7 +56,7 @@ def parser_of_build() -> argparse.ArgumentParser:
     add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers further backbones")
     add("--jobs", type=_positive, default=1, metavar="N", help="models built at once (default: 1)")
     add("--timeout", type=_positive, metavar="SECONDS", help="kill a variant that takes longer")
-    add("--max-params", type=_count, metavar="N", help="skip what has more parameters, such as 500M or 1.2B")
+    add("--max-params", type=parameter_count, metavar="N", help="skip what has more parameters, such as 500M or 1.2B")
     add("--force", action="store_true", help="build what is up to date, too")
     add("--fail-fast", action="store_true", help="stop at the first failure")
     add("--dry-run", action="store_true", help="say what would be built, and why")
@@ -118,7 +118,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _count(text: str) -> int:
+def parameter_count(text: str) -> int:
+    """Return the number that a user wrote as 500M or 1.2B."""
     factor = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper(), 1)
     try:
         count = round(float(text if factor == 1 else text[:-1]) * factor)

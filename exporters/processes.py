@@ -1,7 +1,7 @@
 """A builder's child process: how it starts, and what it does.
 
-Where the system can fork, children are forked from a server that has imported torch, and run from the first second
-instead of the eighth.
+Where the system can fork, children are forked from a server that has imported torch, instead of importing it
+anew.
 """
 
 import multiprocessing

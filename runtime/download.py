@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from runtime.artifacts import sha256_of
+from runtime.artifacts import checkpoint_digest
 from runtime.errors import DependencyError, WeightsError
 from runtime.facts import HubFile, LocalFile, Manual, Published, Unpublished, Url
 from runtime.hub import fetch_from_hub, first_line
@@ -46,7 +46,7 @@ def fetch(source: Published, model_name: str, gated: bool) -> tuple[Path, str]:
 def _read_in_place(source: LocalFile, model_name: str) -> tuple[Path, str]:
     path = Path(source.path).expanduser().absolute()
     try:
-        return path, f"sha256:{sha256_of(path)}"
+        return path, f"sha256:{checkpoint_digest(path)}"
     except OSError as error:
         raise WeightsError(
             f"{model_name} needs the checkpoint {path}, which cannot be read: {error.strerror or error}. "

@@ -1,6 +1,5 @@
 """What a caller of load_model asked for, checked once and carried whole. Standard library only."""
 
-import functools
 import inspect
 import os
 import re
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from runtime.artifacts import sha256_of
+from runtime.artifacts import checkpoint_digest
 from runtime.errors import OptionError, WeightsError
 from runtime.facts import LibraryInit, LocalFile, Source
 from runtime.manifest import ArtifactKey, options_key
@@ -161,20 +160,13 @@ class Request:
 
 
 def _digest(checkpoint: str) -> str:
-    path = Path(checkpoint).expanduser()
     try:
-        facts = path.stat()
-        return _sha256(path, facts.st_size, facts.st_mtime_ns)
+        return checkpoint_digest(Path(checkpoint).expanduser().absolute())
     except OSError as error:
         raise WeightsError(
             f"checkpoint_path={checkpoint!r} cannot be read: {error.strerror or error}. Name a checkpoint file "
             "(.safetensors, or a PyTorch checkpoint) that this process may read."
         ) from error
-
-
-@functools.cache
-def _sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001  (another size or time is another file)
-    return sha256_of(path)
 
 
 _REQUIRED = inspect.Parameter.empty

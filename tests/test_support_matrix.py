@@ -50,6 +50,10 @@ def test_the_report_is_not_stale() -> None:
     rows = [line for line in written.splitlines() if line.startswith("| ") and "/" in line.split("|")[1]]
     records = [r for r in catalogue_report.read_ledger() if r["model"] in published()]
     assert rows == [catalogue_report.row(r) for r in records]
+    # The totals, too; only the machine's own line may differ.
+    now = catalogue_report.render(records, published(), {"cpus": 0, "processor": "", "memory_gb": 0})
+    totals, expected = ([line for line in t.splitlines() if line.startswith("- ")] for t in (written, now))
+    assert totals == expected
 
 
 def test_a_row_says_what_was_measured() -> None:
