@@ -16,11 +16,12 @@ from runtime import registry
 from runtime.artifacts import open_store
 from runtime.backbones.timm_table import architectures
 from runtime.errors import BackboneError
+from runtime.manifest import Form
 from runtime.request import Request, make_request
 
-VARIANTS: tuple[tuple[dict[str, Any], tuple[str, ...]], ...] = (
-    ({}, ("onnx", "torchscript")),
-    ({"out_indices": 2}, ("onnx",)),
+VARIANTS: tuple[tuple[dict[str, Any], tuple[Form, ...]], ...] = (
+    ({}, (Form("onnx"), Form("torchscript"))),
+    ({"out_indices": 2}, (Form("onnx"),)),
 )
 
 
@@ -80,11 +81,11 @@ def _work(name: str, artifacts: str, connection: Connection) -> None:
     torch.set_num_threads(1)
     problems: list[str] = []
     outputs: list[dict[str, Any]] = []
-    for options, formats in VARIANTS:
+    for options, forms in VARIANTS:
         given = {"weights": "random", "artifacts": artifacts, **options}
         request = make_request(registry.find(f"timm/{name}"), None, given)
-        for outcome in _build(Job(request, formats, threads=1)):
-            label = f"{outcome.format} of {'embedding' if not options else 'maps'}"
+        for outcome in _build(Job(request, forms, threads=1)):
+            label = f"{outcome.form.format} of {'embedding' if not options else 'maps'}"
             if outcome.status != "built":
                 problems.append(f"{label}: {outcome.note}")
         outputs += _parity(request)
@@ -98,10 +99,10 @@ def _build(job: Job) -> list[Outcome]:
     try:
         return pipeline.build(job)
     except BackboneError as error:
-        return plan.failed(job, job.formats, error)
+        return plan.failed(job, job.forms, error)
     except Exception as error:
         print(f"{job.name}: {type(error).__name__}: {error}", file=sys.stderr)
-        return plan.failed(job, job.formats, error)
+        return plan.failed(job, job.forms, error)
 
 
 def _parity(request: Request) -> list[dict[str, Any]]:

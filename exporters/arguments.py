@@ -2,14 +2,17 @@
 
 import argparse
 import json
+from functools import partial
 from typing import Any
 
-from exporters.plan import FORMATS
+from exporters.plan import DEFAULT_FORMATS, FORMATS
+from runtime.manifest import INPUTS, PRECISIONS, TARGETS
 from runtime.out_indices import OutIndices
 
 EPILOG = """examples:
   python -m exporters.build pathology/kaiko_vits16                    # the published weights
   python -m exporters.build "universal/*_random" --out-indices none --out-indices 2
+  python -m exporters.build pathology/kaiko_vitb16 --precision fp32,fp16,bf16,int8 --input float32,uint8
   python -m exporters.build timm/convnext_tiny.in12k_ft_in1k          # any model of timm
   python -m exporters.build pathology/mahmood_uni --checkpoint-path pytorch_model.bin
   python -m exporters.build --all --weights random --exclude "*gigapath*" --dry-run
@@ -37,7 +40,29 @@ def parser_of_build() -> argparse.ArgumentParser:
         metavar="WHICH",
         help="repeatable: none (the embedding), 2 (the last two maps), -2,-4 (those blocks); default: none, 1 and 4",
     )
-    add("--format", type=_formats, default=FORMATS, metavar="F,F", help="onnx,torchscript (default: both)")
+    add(
+        "--format",
+        type=partial(_several, FORMATS),
+        default=DEFAULT_FORMATS,
+        metavar="F,F",
+        help="onnx, torchscript and pt2 (compiled by AOTInductor); default: onnx,torchscript",
+    )
+    add("--target", type=partial(_several, TARGETS), default=TARGETS, metavar="T,T", help="default: cpu,cuda")
+    add(
+        "--precision",
+        type=partial(_several, PRECISIONS),
+        default=("fp32",),
+        metavar="P,P",
+        help="fp32, fp16 (for cuda), bf16, int8 (for cpu); what a target does not have is left out; default: fp32",
+    )
+    add(
+        "--input",
+        type=partial(_several, INPUTS),
+        default=("float32",),
+        metavar="I,I",
+        help="float32 (normalised NCHW) and uint8 (images NHWC, normalised in the ONNX graph); default: float32",
+    )
+    add("--calibration", metavar="FOLDER", help="images that int8 ranges are measured on; default: bundled tissue")
     add("--weights", choices=("pretrained", "random"), default="pretrained", help="default: pretrained")
     add("--checkpoint-path", metavar="FILE", help="weights of the one backbone named: a local file, no network needed")
     add("--seed", type=int, default=0, help="of random weights (default: 0)")
@@ -85,10 +110,10 @@ def _out_indices(text: str) -> tuple[OutIndices]:
     return (numbers[0] if len(numbers) == 1 and numbers[0] >= 0 else tuple(numbers),)
 
 
-def _formats(text: str) -> tuple[str, ...]:
+def _several(allowed: tuple[str, ...], text: str) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(text.split(",")))
-    if unknown := [f for f in chosen if f not in FORMATS]:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)!r} is none of {', '.join(FORMATS)}")
+    if unknown := [value for value in chosen if value not in allowed]:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)!r} is none of {', '.join(allowed)}")
     return chosen
 
 

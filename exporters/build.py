@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _jobs(options: argparse.Namespace) -> list[Job]:
     if "onnx" in options.format and not options.dry_run:
         check_installation(onnxruntime_distributions(), installed("onnxruntime"))  # verification will need it
+    options.forms = plan.forms(options.format, options.target, options.precision, options.input)
     for module in options.imports:
         import_module(module)
     found = plan.names(options.names, options.exclude, options.all)
@@ -76,10 +77,11 @@ def _jobs_of(name: str, options: argparse.Namespace) -> Iterator[Job]:
         seen.add(request.canonical)
         yield Job(
             request,
-            options.format,
+            options.forms,
             force=options.force,
             imports=tuple(options.imports),
             max_params=options.max_params,
+            calibration=options.calibration,
         )
 
 
@@ -103,11 +105,9 @@ def _dry_run(jobs: list[Job], options: argparse.Namespace) -> int:
     planned = [(job, step) for job in jobs for step in _steps(job)]
     if options.json:
         for job, step in planned:
-            print(
-                json.dumps(
-                    {"model": job.request.spec.name, "key": job.request.key(step.format).to_json(), **vars(step)}
-                )
-            )
+            key = job.request.key(step.form).to_json()
+            planned_step = {"model": job.request.spec.name, "key": key, "action": step.action, "reason": step.reason}
+            print(json.dumps(planned_step))
     else:
         display.console().print(display.plan_table(planned))
     return 0
@@ -130,7 +130,7 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
             waiting, observer, parallel=options.jobs, timeout=options.timeout, fail_fast=options.fail_fast
         )
     _report(jobs, outcomes, options.json)
-    expected = sum(len(job.formats) for job in jobs)
+    expected = sum(len(job.forms) for job in jobs)
     return 1 if len(outcomes) < expected or any(o.status == "failed" for o in outcomes) else 0
 
 
@@ -172,12 +172,12 @@ def _report(jobs: list[Job], outcomes: list[Outcome], as_json: bool) -> None:
         if outcome.status == "failed":
             out.print(f"\n{display.line(outcome)}\n{outcome.detail}".rstrip(), markup=False)
     out.print(f"\n{display.summary(outcomes)}", markup=False)
-    ready = {(o.model, o.variant, o.format) for o in outcomes if o.status != "failed"}
+    ready = {(o.model, o.variant, o.form) for o in outcomes if o.status != "failed"}
     calls = (
-        load_call(job.request, format)
+        load_call(job.request, form)
         for job in jobs
-        for format in job.formats
-        if (job.request.spec.name, label(job.request.canonical), format) in ready
+        for form in job.forms
+        if (job.request.spec.name, label(job.request.canonical), form) in ready
     )
     if call := next(calls, None):
         out.print(f"Next: {call}", markup=False)

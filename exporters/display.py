@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -84,27 +83,27 @@ def live(out: Console) -> Progress:
 
 def line(outcome: Outcome) -> str:
     """Return an outcome as one line."""
-    what = f"{outcome.model} [{outcome.variant}] {outcome.format}: {outcome.status}"
+    what = f"{outcome.model} [{outcome.variant}] {outcome.form}: {outcome.status}"
     return f"{what} ({outcome.note})" if outcome.note else f"{what} in {outcome.seconds:.0f} s"
 
 
 def plan_table(planned: Sequence[tuple[Job, Step]]) -> Table:
     """Return what a build would do."""
-    table = _table("MODEL", "VARIANT", "FORMAT", "ACTION", "REASON")
+    table = _table("MODEL", "VARIANT", "FORM", "ACTION", "REASON")
     for job, step in planned:
         variant = label(job.request.canonical)
-        table.add_row(job.request.spec.name, variant, step.format, step.action, escape(step.reason))
+        table.add_row(job.request.spec.name, variant, str(step.form), step.action, escape(step.reason))
     return table
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> Table:
     """Return what a build did. SIZE is the graph and the weight data it shares with the model's other graphs."""
-    table = _table("MODEL", "VARIANT", "FORMAT", "STATUS", "MIN COSINE", "MAX DIFF", "REL RMS", "SIZE", "TIME", "NOTE")
+    table = _table("MODEL", "VARIANT", "FORM", "STATUS", "MIN COSINE", "MAX DIFF", "REL RMS", "SIZE", "TIME", "NOTE")
     for o in outcomes:
         table.add_row(
             o.model,
             o.variant,
-            o.format,
+            str(o.form),
             f"[{_STYLE[o.status]}]{o.status}",
             "" if o.min_cosine is None else f"{o.min_cosine:.9f}",
             "" if o.max_abs is None else f"{o.max_abs:.2g}",
@@ -123,9 +122,10 @@ def _table(*headers: str) -> Table:
     return table
 
 
-def as_json(item: Any) -> str:
-    """Return a dataclass as one line of JSON."""
-    return json.dumps(dataclasses.asdict(item), sort_keys=True)
+def as_json(item: Outcome) -> str:
+    """Return an outcome as one line of JSON."""
+    data = dataclasses.asdict(item)
+    return json.dumps({**data, **data.pop("form")}, sort_keys=True)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:

@@ -7,25 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from exporters import plan, record
+from exporters.exporter import Exporter
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
 from exporters.publish import Workspace, store_errors, stored_file, workspace
 from exporters.reference import Reference, example, make_reference
-from exporters.verify import (
-    LIMITS,
-    Parity,
-    compare,
-    gate,
-    gate_float64,
-    relative_rms,
-    require_finite,
-)
+from exporters.verify import LIMITS, Measured, compare, gate, gate_float64, relative_rms, require_finite
 from runtime import eager
 from runtime.artifacts import open_store, sha256_of
 from runtime.backbone import Backbone
 from runtime.errors import BackboneError, BuildError, VerificationError
-from runtime.load import serve
-from runtime.manifest import Artifact, Manifest, StoredFile, TensorInfo
+from runtime.load import serve_artifact
+from runtime.manifest import Artifact, Form, Manifest, StoredFile, TensorInfo
 from runtime.out_indices import label
 from runtime.request import Request
 
@@ -45,30 +38,36 @@ def build(job: Job, report: Report = lambda _: None) -> list[Outcome]:
     report("waiting for the model's lock")
     with workspace(store, job.request.spec.name) as space:
         steps = plan.plan(job, store)
-        wanted = [step.format for step in steps if step.action == "build"]
+        wanted = [step.form for step in steps if step.action == "build"]
         return plan.skipped(job, steps) + (_build(job, wanted, space, report) if wanted else [])
 
 
-def _build(job: Job, formats: list[str], space: Workspace, report: Report) -> list[Outcome]:
+def _build(job: Job, forms: list[Form], space: Workspace, report: Report) -> list[Outcome]:
     started = time.perf_counter()
     published = space.store.read(space.model)
     report("loading eager")
     model = _load_eager(job.request)
     report("eager reference")
-    reference = make_reference(job.request, model)
+    references = {
+        input: make_reference(job.request, model, input, [f.precision for f in forms if f.input == input])
+        for input in dict.fromkeys(form.input for form in forms)
+    }
     pool = WeightPool(space.published, published, space.staged)
     staged: list[Artifact] = []
     outcomes: list[Outcome] = []
-    for format in sorted(formats):  # onnx first: writing TorchScript empties the module
+    for format in dict.fromkeys(form.format for form in forms):
         report(f"exporting {format}")
-        try:
-            with store_errors(space.store.root):
-                staged.append(_export(job.request, format, model, reference, pool, published, space))
-        except BackboneError as error:
-            outcomes += plan.failed(job, [format], error)
-    del model  # a giant's eager weights and its session would not fit side by side
+        group = [form for form in forms if form.format == format]
+        exporter = Exporter(job, format, model, references)
+        for form in group:
+            try:
+                with store_errors(space.store.root):
+                    staged.append(_stage(exporter, form, pool, published, space))
+            except BackboneError as error:
+                outcomes += plan.failed(job, [form], error)
+    del model, exporter  # a giant's eager weights and its session would not fit side by side
     space.stage(staged)
-    return outcomes + [_verify_and_publish(job, a, reference, space, report, started) for a in staged]
+    return outcomes + [_verify_and_publish(job, a, references[a.key.input], space, report, started) for a in staged]
 
 
 def _load_eager(request: Request) -> eager.EagerModel:
@@ -78,54 +77,33 @@ def _load_eager(request: Request) -> eager.EagerModel:
         raise BuildError(f"{request.spec.name} could not be loaded: {type(error).__name__}: {error}") from error
 
 
-def _export(
-    request: Request,
-    format: str,
-    model: eager.EagerModel,
-    reference: Reference,
-    pool: WeightPool,
-    published: Manifest,
-    space: Workspace,
-) -> Artifact:
-    facts = record.facts(request, format, model)  # before writing empties the module
+def _stage(exporter: Exporter, form: Form, pool: WeightPool, published: Manifest, space: Workspace) -> Artifact:
+    request, reference = exporter.job.request, exporter.references[form.input]
+    facts = record.facts(request, form, exporter.model)  # before writing empties the module
     part = space.staged / "graph.part"
-    data = write_graph(request, format, model.module, reference.names, pool, part)
+    written = exporter.write(form, pool, part)
     digest = sha256_of(part)
-    variant = "embedding" if request.canonical is None else f"maps_{label(request.canonical)}"
-    graph = part.replace(part.with_name(f"{variant}.{request.precision}.{digest[:12]}.{format}"))
-    in_batch = [("batch", *shape[1:]) for shape in (b.shape for b in [reference.batches[0], *reference.outputs[0]])]
+    graph = part.replace(part.with_name(f"{_file_name(request, form)}.{digest[:12]}.{form.format}"))
+    shapes = [("batch", *batch.shape[1:]) for batch in (reference.batches[0], *reference.outputs[0])]
     return Artifact(
-        key=request.key(format),
+        key=request.key(form),
         files=(
             StoredFile(graph.name, graph.stat().st_size, digest),
-            *(stored_file(_existing(space, name), published) for name in data),
+            *(stored_file(_existing(space, name), published) for name in written.files),
         ),
-        inputs=(TensorInfo("images", _symbolic(request, in_batch[0], 1)),),
+        inputs=(TensorInfo("images", _symbolic(request, shapes[0], 1, form.input), form.input),),
         outputs=tuple(
             TensorInfo(name, _symbolic(request, shape, request.spec.patch_size))
-            for name, shape in zip(reference.names, in_batch[1:], strict=True)
+            for name, shape in zip(reference.names, shapes[1:], strict=True)
         ),
-        facts=facts,
+        facts={**facts, **written.facts},
     )
 
 
-def write_graph(
-    request: Request, format: str, module: Any, names: tuple[str, ...], pool: WeightPool, path: Path
-) -> list[str]:
-    """Export `module`, write its graph to `path` and its weights to the pool; return the weight files it reads.
-
-    Raises:
-        ExportError: The exporter failed, or the graph does not keep what it must.
-    """
-    if format == "torchscript":
-        from exporters import to_torchscript
-
-        return to_torchscript.write(to_torchscript.export(module, example(request)), pool, path)
-    from exporters import to_onnx
-
-    dynamic = request.size == "dynamic"
-    program = to_onnx.export(module, example(request), names, request.spec.patch_size if dynamic else None)
-    return to_onnx.write(program, pool, path, record.metadata(request, format), dynamic=dynamic)
+def _file_name(request: Request, form: Form) -> str:
+    variant = "embedding" if request.canonical is None else f"maps_{label(request.canonical)}"
+    target = [] if form.target == "any" else [form.target]
+    return ".".join([variant, *target, form.precision, *([] if form.input == "float32" else [form.input])])
 
 
 def _existing(space: Workspace, name: str) -> Path:
@@ -133,67 +111,73 @@ def _existing(space: Workspace, name: str) -> Path:
     return staged if staged.exists() else space.published / name
 
 
-def _symbolic(request: Request, shape: tuple[Any, ...], divisor: int) -> tuple[int | str, ...]:
+def _symbolic(request: Request, shape: tuple[Any, ...], divisor: int, input: str = "float32") -> tuple[int | str, ...]:
     if request.size != "dynamic" or len(shape) != 4:
         return shape
     factor = request.spec.patch_size // divisor
-    return (*shape[:2], *(f"{factor}*{side}" if factor > 1 else side for side in ("h", "w")))
+    sides = tuple(f"{factor}*{side}" if factor > 1 else side for side in ("h", "w"))
+    return (shape[0], *sides, shape[3]) if input == "uint8" else (*shape[:2], *sides)
 
 
 def _verify_and_publish(
     job: Job, artifact: Artifact, reference: Reference, space: Workspace, report: Report, started: float
 ) -> Outcome:
-    format = artifact.key.format
-    measured: dict[str, Any] = {}
+    form = artifact.key.form
+    numbers: dict[str, Any] = {}
     try:
-        report(f"verifying {format}")
-        parities, float64 = _verify(job, format, reference, space)
-        measured = {
-            "min_cosine": min(min(p.min_cosine, p.min_token_cosine) for p in parities),
-            "max_abs": max(p.max_abs for p in parities),
-            "relative_rms": max(p.relative_rms for p in parities),
+        report(f"verifying {form}")
+        measured = _verify(job, artifact, reference, space)
+        numbers = {
+            "min_cosine": min(min(p.min_cosine, p.min_token_cosine) for p in measured.parities),
+            "max_abs": max(p.max_abs for p in measured.parities),
+            "relative_rms": max(p.relative_rms for p in measured.parities),
         }
-        _pass_gate(job, parities, float64)
-        report(f"publishing {format}")
+        _pass_gate(job, form, measured)
+        report(f"publishing {form}")
         with store_errors(space.store.root):
-            space.publish(
-                replace(artifact, facts={**artifact.facts, "parity": record.parity(parities, float64, reference)})
-            )
+            parity = record.parity(measured, reference)
+            space.publish(replace(artifact, facts={**artifact.facts, "parity": parity}))
     except VerificationError as error:
         where = _locate(job.request, artifact, reference, space)
-        return plan.failed(job, [format], VerificationError(f"{error}.{where} Nothing was published"), **measured)[0]
+        return plan.failed(job, [form], VerificationError(f"{error}.{where} Nothing was published"), **numbers)[0]
     except BackboneError as error:
-        return plan.failed(job, [format], error, **measured)[0]
+        return plan.failed(job, [form], error, **numbers)[0]
     size = sum(file.bytes for file in artifact.files)
-    return plan.outcome(job, format, "built", seconds=time.perf_counter() - started, bytes=size, **measured)
+    return plan.outcome(job, form, "built", seconds=time.perf_counter() - started, bytes=size, **numbers)
 
 
-def load_staged(request: Request, format: str, root: Path, threads: int | None) -> Backbone:
+def load_staged(request: Request, artifact: Artifact, root: Path, threads: int | None) -> Backbone:
     """Return the staged artifact as load_model serves it: same checks, no fallback, every byte hashed."""
-    return serve(
-        replace(
-            request,
-            backend=format,
-            artifacts=str(root),
-            device="cpu",
-            on_fallback="error",
-            verify="full",
-            threads=threads,
-        )
+    form = artifact.key.form
+    staged = replace(
+        request,
+        backend=form.backend,
+        precision=form.precision,
+        input=form.input,
+        artifacts=str(root),
+        device=_device(form),
+        on_fallback="error",
+        verify="full",
+        threads=threads,
     )
+    return serve_artifact(staged, form.backend, artifact)
 
 
-def _verify(
-    job: Job, format: str, reference: Reference, space: Workspace
-) -> tuple[list[Parity], list[tuple[float, float]]]:
-    with load_staged(job.request, format, space.staging.root, job.threads) as backbone:
+def _device(form: Form) -> str | None:
+    """Return the device to verify on: what was made for CUDA runs there if CUDA starts, and else on the CPU."""
+    return None if form.target == "cuda" else "cpu"
+
+
+def _verify(job: Job, artifact: Artifact, reference: Reference, space: Workspace) -> Measured:
+    with load_staged(job.request, artifact, space.staging.root, job.threads) as backbone:
         outputs = [_run(backbone, batch) for batch in reference.batches]
+        served_by = " ".join([backbone.backend, *backbone.providers[:1]])
     got = [output if isinstance(output, list) else [output] for output in outputs]
-    require_finite(f"the {format} artifact", reference.names, got)
+    require_finite(f"the artifact ({artifact.key.form})", reference.names, got)
     parities = compare(reference.names, reference.outputs, got)
-    index = reference.exact_batch
-    pairs = zip(reference.exact, reference.outputs[index], got[index], strict=True)
-    return parities, [(relative_rms(exact, own), relative_rms(exact, new)) for exact, own, new in pairs]
+    own = reference.own_errors[artifact.key.precision]
+    new = [relative_rms(e, o) for e, o in zip(reference.exact, got[reference.exact_batch], strict=True)]
+    return Measured(parities, list(zip(own, new, strict=True)), served_by)
 
 
 def _run(backbone: Backbone, batch: Any) -> Any:
@@ -206,15 +190,15 @@ def _run(backbone: Backbone, batch: Any) -> Any:
         raise VerificationError(f"the artifact does not run on a batch {list(batch.shape)}: {lines[0]}") from error
 
 
-def _pass_gate(job: Job, parities: list[Parity], float64: list[tuple[float, float]]) -> None:
-    limits = LIMITS[job.request.precision, job.request.spec.preprocessing.spatial_dims]
-    gate(parities, limits)
-    gate_float64(float64, limits)
+def _pass_gate(job: Job, form: Form, measured: Measured) -> None:
+    limits = LIMITS[form.precision, job.request.spec.preprocessing.spatial_dims]
+    gate(measured.parities, limits)
+    gate_float64(measured.float64, limits)
 
 
 def _locate(request: Request, artifact: Artifact, reference: Reference, space: Workspace) -> str:
     """Return a sentence on where an ONNX graph leaves the eager backbone, as far as that can be told."""
-    if artifact.key.format != "onnx":
+    if artifact.key.form != Form("onnx"):
         return ""
     from exporters.diverge import first_diverging_node
 

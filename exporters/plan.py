@@ -4,27 +4,40 @@ import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from runtime import registry
 from runtime.artifacts import Store, file_problem
 from runtime.download import fetch
-from runtime.errors import BackboneError, UnknownModelError, WeightsError
+from runtime.errors import BackboneError, OptionError, UnknownModelError, WeightsError
 from runtime.facts import LocalFile
-from runtime.manifest import Artifact
+from runtime.manifest import INPUTS, TARGETS, Artifact, Form
+from runtime.manifest import PRECISIONS as ALL_PRECISIONS
 from runtime.out_indices import OutIndices, label
 from runtime.request import Request
 from runtime.requirements import EXTRAS
 from runtime.spec import BackboneSpec
 
 # Raised when the same inputs would now give other files.
-RECIPE = 2
-FORMATS = ("onnx", "torchscript")
+RECIPE = 3
+# In the order in which they are written: writing TorchScript empties the module.
+FORMATS = ("onnx", "pt2", "torchscript")
+DEFAULT_FORMATS = ("onnx", "torchscript")
+# Which precisions a graph can be stored in, by format and target.
+PRECISIONS = {
+    ("onnx", "cpu"): ("fp32", "bf16", "int8"),
+    ("onnx", "cuda"): ("fp32", "fp16", "bf16"),
+    ("pt2", "cpu"): ("fp32", "bf16"),
+    ("pt2", "cuda"): ("fp32", "fp16", "bf16"),
+    ("torchscript", "any"): ("fp32",),
+}
 DEFAULT_VARIANTS: tuple[OutIndices, ...] = (None, 1, 4)
 _TOOLS = {
     "onnx": ("torch", "timm", "onnx", "onnx-ir", "onnxscript"),
     "torchscript": ("torch", "timm"),
+    "pt2": ("torch", "timm"),
 }
 
 
@@ -34,19 +47,21 @@ class Job:
 
     Attributes:
         request: The outputs, weights, image size and options to build.
-        formats: `onnx`, `torchscript`.
+        forms: How to store it.
         force: Build even what is up to date.
         threads: CPU threads this job may use; `None` for all.
         imports: Modules that register further backbones.
         max_params: Skip a backbone that has more parameters.
+        calibration: Folder of images that int8 ranges are measured on; `None` for the bundled tissue.
     """
 
     request: Request
-    formats: tuple[str, ...]
+    forms: tuple[Form, ...]
     force: bool = False
     threads: int | None = None
     imports: tuple[str, ...] = ()
     max_params: int | None = None
+    calibration: str | None = None
 
     @property
     def name(self) -> str:
@@ -58,7 +73,7 @@ class Job:
 class Step:
     """One artifact of a job: build it or skip it, and why."""
 
-    format: str
+    form: Form
     action: str
     reason: str
 
@@ -76,7 +91,7 @@ class Outcome:
 
     model: str
     variant: str
-    format: str
+    form: Form
     status: str
     note: str = ""
     seconds: float = 0.0
@@ -109,6 +124,31 @@ def names(patterns: Sequence[str], exclude: Sequence[str], everything: bool) -> 
     return kept
 
 
+def forms(
+    formats: Iterable[str], targets: Iterable[str], precisions: Iterable[str], inputs: Iterable[str]
+) -> tuple[Form, ...]:
+    """Return the forms that exist among all combinations, each once, in the order in which they are written.
+
+    Raises:
+        OptionError: None of them exists.
+    """
+    asked = {
+        Form(format, "any" if format == "torchscript" else target, precision, input if format == "onnx" else "float32")
+        for format, target, precision, input in product(formats, targets, precisions, inputs)
+    }
+    found = [form for form in asked if form.precision in PRECISIONS[form.format, form.target]]
+    if not found:
+        exist = "; ".join(f"{format} for {target}: {', '.join(p)}" for (format, target), p in PRECISIONS.items())
+        raise OptionError(f"No {' or '.join(sorted(map(str, asked)))} can be built. What exists is {exist}.")
+    return tuple(sorted(found, key=_order))
+
+
+def _order(form: Form) -> tuple[Any, ...]:
+    places = (FORMATS, (*TARGETS, "any"), ALL_PRECISIONS, INPUTS)
+    values = (form.format, form.target, form.precision, form.input)
+    return tuple(place.index(value) for place, value in zip(places, values, strict=True))
+
+
 def versions(format: str, spec: BackboneSpec) -> dict[str, str]:
     """Return the versions that decide what a build of `spec` in `format` gives."""
     needed = (*_TOOLS[format], *EXTRAS.get(spec.extra or "", ()))
@@ -117,31 +157,31 @@ def versions(format: str, spec: BackboneSpec) -> dict[str, str]:
 
 
 def plan(job: Job, store: Store) -> list[Step]:
-    """Return what the job would do for each of its formats.
+    """Return what the job would do for each of its forms.
 
     Raises:
         ManifestError: The store's manifest cannot be read.
     """
     published = {a.key: a for a in store.read(job.request.spec.name).artifacts}
-    return [_step(job, format, published.get(job.request.key(format)), store) for format in job.formats]
+    return [_step(job, form, published.get(job.request.key(form)), store) for form in job.forms]
 
 
-def _step(job: Job, format: str, artifact: Artifact | None, store: Store) -> Step:
-    reason = "no artifact" if artifact is None else stale(artifact, job, format, store)
+def _step(job: Job, form: Form, artifact: Artifact | None, store: Store) -> Step:
+    reason = "no artifact" if artifact is None else stale(artifact, job, store)
     if reason:
-        return Step(format, "build", reason)
+        return Step(form, "build", reason)
     if job.force:
-        return Step(format, "build", "--force")
-    return Step(format, "skip", "up to date")
+        return Step(form, "build", "--force")
+    return Step(form, "skip", "up to date")
 
 
-def stale(artifact: Artifact, job: Job, format: str, store: Store) -> str | None:
+def stale(artifact: Artifact, job: Job, store: Store) -> str | None:
     """Return why a published artifact must be built again, or `None`."""
     folder = store.folder(job.request.spec.name)
     for file in artifact.files:
         if problem := file_problem(folder / file.name, file, full=False):
             return f"damaged: {file.name} {problem}"
-    if changed := _changed(artifact.facts.get("versions", {}), versions(format, job.request.spec)):
+    if changed := _changed(artifact.facts.get("versions", {}), versions(artifact.key.format, job.request.spec)):
         return f"stale: {changed}"
     declared = str(job.request.source) if job.request.source else None
     built = artifact.facts.get("source", {}).get("id")
@@ -171,7 +211,7 @@ def _changed(built: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 def skipped(job: Job, steps: Iterable[Step]) -> list[Outcome]:
     """Return the outcomes of the artifacts that need no build."""
-    return [outcome(job, step.format, "skipped", note=step.reason) for step in steps if step.action == "skip"]
+    return [outcome(job, step.form, "skipped", note=step.reason) for step in steps if step.action == "skip"]
 
 
 def too_large(job: Job, parameters: int) -> list[Step]:
@@ -179,15 +219,15 @@ def too_large(job: Job, parameters: int) -> list[Step]:
     if job.max_params is None or parameters <= job.max_params:
         return []
     reason = f"{parameters / 1e6:,.1f} M parameters, more than --max-params allows"
-    return [Step(format, "skip", reason) for format in job.formats]
+    return [Step(form, "skip", reason) for form in job.forms]
 
 
-def failed(job: Job, formats: Iterable[str], error: BaseException, **facts: Any) -> list[Outcome]:
+def failed(job: Job, forms: Iterable[Form], error: BaseException, **facts: Any) -> list[Outcome]:
     """Return the outcomes of artifacts that failed for one reason."""
     text = str(error) if isinstance(error, BackboneError) else f"{type(error).__name__}: {error}"
-    return [outcome(job, format, "failed", note=text, **facts) for format in formats]
+    return [outcome(job, form, "failed", note=text, **facts) for form in forms]
 
 
-def outcome(job: Job, format: str, status: str, **facts: Any) -> Outcome:
+def outcome(job: Job, form: Form, status: str, **facts: Any) -> Outcome:
     """Return an outcome of one of the job's artifacts."""
-    return Outcome(job.request.spec.name, label(job.request.canonical), format, status, **facts)
+    return Outcome(job.request.spec.name, label(job.request.canonical), form, status, **facts)

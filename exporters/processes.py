@@ -79,7 +79,7 @@ def _build(job: Job, connection: Connection) -> list[Outcome]:
             torch.set_num_threads(job.threads)
         return pipeline.build(job, connection.send)
     except BackboneError as error:
-        return plan.failed(job, job.formats, error, seconds=time.monotonic() - started)
+        return plan.failed(job, job.forms, error, seconds=time.monotonic() - started)
     except Exception as error:
         detail = traceback.format_exc()
-        return plan.failed(job, job.formats, error, detail=detail, seconds=time.monotonic() - started)
+        return plan.failed(job, job.forms, error, detail=detail, seconds=time.monotonic() - started)

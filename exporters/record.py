@@ -6,25 +6,26 @@ from typing import Any
 
 from exporters import plan
 from exporters.reference import Reference
-from exporters.verify import Parity
+from exporters.verify import Measured
 from runtime.eager import EagerModel
+from runtime.manifest import Form
 from runtime.request import Request
 
 
-def metadata(request: Request, format: str) -> dict[str, str]:
+def metadata(request: Request, form: Form) -> dict[str, str]:
     """Return what a lone ONNX file tells about itself."""
     spec = request.spec
     return {
         "model": spec.name,
-        "artifact": request.key(format).describe(),
-        "key": json.dumps(request.key(format).to_json(), sort_keys=True),
+        "artifact": request.key(form).describe(),
+        "key": json.dumps(request.key(form).to_json(), sort_keys=True),
         "preprocessing": json.dumps(asdict(spec.preprocessing), sort_keys=True),
         "source": str(request.source) if request.source else "the registered function",
         "licence": spec.licence or "not stated",
     }
 
 
-def facts(request: Request, format: str, model: EagerModel) -> dict[str, Any]:
+def facts(request: Request, form: Form, model: EagerModel) -> dict[str, Any]:
     """Return what the manifest tells of an artifact beyond its key and files, but for its parity."""
     spec = request.spec
     return {
@@ -37,7 +38,7 @@ def facts(request: Request, format: str, model: EagerModel) -> dict[str, Any]:
             "licence": spec.licence,
             "gated": spec.gated,
         },
-        "versions": plan.versions(format, spec),
+        "versions": plan.versions(form.format, spec),
     }
 
 
@@ -49,13 +50,14 @@ def _maps(module: Any) -> list[dict[str, Any]] | None:
     return [{"block": block, "normed": final} for block, final in zip(blocks, normed, strict=True)]
 
 
-def parity(parities: list[Parity], float64: list[tuple[float, float]], reference: Reference) -> dict[str, Any]:
-    """Return how far an artifact lies from eager, and on what that was measured."""
+def parity(measured: Measured, reference: Reference) -> dict[str, Any]:
+    """Return how far an artifact lies from eager, and on what and by which provider that was measured."""
     return {
         "batches": sorted({len(batch) for batch in reference.batches}),
-        "image_sizes": [list(size) for size in dict.fromkeys(b.shape[2:] for b in reference.batches)],
+        "image_sizes": [list(size) for size in reference.sizes],
         "outputs": [
             {**p.to_json(), "float64_error": {"eager": float(f"{own:.3g}"), "artifact": float(f"{new:.3g}")}}
-            for p, (own, new) in zip(parities, float64, strict=True)
+            for p, (own, new) in zip(measured.parities, measured.float64, strict=True)
         ],
+        "served_by": measured.served_by,
     }

@@ -1,12 +1,15 @@
 """What eager torch gives: the numbers that every artifact of a variant must equal."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from exporters.verify import EXACT_BATCH, Batch, require_finite, verification_inputs
+from exporters.verify import EXACT_BATCH, relative_rms, require_finite, verification_images, verification_inputs
 from runtime.eager import EagerModel
+from runtime.facts import Preprocessing
+from runtime.preprocess import normalise
 from runtime.request import Request
 
 
@@ -16,21 +19,27 @@ class Reference:
 
     Attributes:
         names: Output names, in order.
-        batches: The inputs.
+        sizes: Heights and widths (and depths) of the inputs, in pixels.
+        batches: What an artifact is given: float32 [B, C, H, W], or uint8 [B, H, W, C].
         outputs: Per batch, per output.
         exact: One batch's outputs in float64.
         exact_batch: Which batch that is.
+        own_errors: By precision: eager's relative RMS error against float64, per output.
     """
 
     names: tuple[str, ...]
-    batches: list[Batch]
+    sizes: Sequence[tuple[int, ...]]
+    batches: list[Any]
     outputs: list[list[Any]]
     exact: list[Any]
     exact_batch: int
+    own_errors: Mapping[str, list[float]]
 
 
-def make_reference(request: Request, model: EagerModel) -> Reference:
-    """Return the eager backbone's outputs, and float64's for the first batch.
+def make_reference(
+    request: Request, model: EagerModel, input: str = "float32", precisions: Iterable[str] = ("fp32",)
+) -> Reference:
+    """Return the eager backbone's outputs, and one batch's in float64 and in each of the precisions.
 
     Raises:
         VerificationError: Eager itself gives values that are not finite.
@@ -41,13 +50,36 @@ def make_reference(request: Request, model: EagerModel) -> Reference:
     from runtime.backends.eager import TorchSession
 
     session = TorchSession(model.module, "cpu", "reference")  # what load_model(backend="eager") serves from
-    batches = verification_inputs(request.spec.preprocessing, image_sizes(request))
+    facts, sizes = request.spec.preprocessing, image_sizes(request)
+    given = _given(facts, sizes, input)
+    batches = [normalise(batch, facts) for batch in given] if input == "uint8" else given
     outputs = [[o.numpy() for o in session.run(torch.from_numpy(b))] for b in batches]
     names = ("embedding",) if request.out_indices is None else tuple(f"map_{i}" for i in range(len(outputs[0])))
     require_finite("the eager backbone itself", names, outputs)
-    index = EXACT_BATCH[request.spec.preprocessing.spatial_dims]
-    exact = [o.numpy() for o in run_in_float64(model.module, torch.from_numpy(batches[index]))]
-    return Reference(names, batches, outputs, exact, index)
+    index = EXACT_BATCH[facts.spatial_dims]
+    images = torch.from_numpy(batches[index])
+    exact = [o.numpy() for o in run_in_float64(model.module, images)]
+    own = {p: _errors(exact, _eager_outputs(model, p, images, outputs[index])) for p in dict.fromkeys(precisions)}
+    return Reference(names, sizes, given, outputs, exact, index, own)
+
+
+def _given(facts: Preprocessing, sizes: list[tuple[int, ...]], input: str) -> list[Any]:
+    if input == "uint8":
+        return list(verification_images(facts, [(height, width) for height, width in sizes]))
+    return list(verification_inputs(facts, sizes))
+
+
+def _eager_outputs(model: EagerModel, precision: str, images: Any, fp32: list[Any]) -> list[Any]:
+    """Return what eager gives in a precision; of int8, which it does not have, float32's."""
+    if precision not in ("fp16", "bf16"):
+        return fp32
+    from exporters.half_eager import run_in_half
+
+    return [o.float().numpy() for o in run_in_half(model.module, images, precision)]
+
+
+def _errors(exact: list[Any], outputs: list[Any]) -> list[float]:
+    return [relative_rms(true, own) for true, own in zip(exact, outputs, strict=True)]
 
 
 def image_sizes(request: Request) -> list[tuple[int, ...]]:

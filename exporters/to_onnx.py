@@ -14,8 +14,11 @@ from torch import nn
 
 from exporters.attention import PlainAttention
 from exporters.optimise import optimise
+from exporters.pixels import take_pixels
 from exporters.pool import Slice, WeightPool
 from runtime.errors import ExportError
+from runtime.facts import Preprocessing
+from runtime.manifest import Form
 
 # Opset 18 has LayerNormalization as one operator and runs on every onnxruntime in use; IR 10 likewise.
 OPSET = 18
@@ -62,16 +65,25 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
-def write(
-    program: torch.onnx.ONNXProgram, pool: WeightPool, path: Path, metadata: dict[str, str], *, dynamic: bool
-) -> list[str]:
-    """Optimise the program, write its graph to `path`, its weights to the pool; return the weight files it reads.
+def derive(
+    program: torch.onnx.ONNXProgram, form: Form, facts: Preprocessing, *, dynamic: bool
+) -> tuple[ir.Model, dict[str, Any]]:
+    """Return the program's graph in one of its forms, and what the manifest tells of how it was made.
+
+    The program is left as it is; graphs of other forms share its weights.
 
     Raises:
         ExportError: The graph does not keep what it must (see `exporters.optimise`).
     """
-    model = program.model
+    model = program.model.clone()
     optimise(model, dynamic=dynamic)
+    if form.input == "uint8":
+        take_pixels(model, facts)
+    return model, {}
+
+
+def write(model: ir.Model, pool: WeightPool, path: Path, metadata: dict[str, str]) -> list[str]:
+    """Write a graph to `path` and its weights to the pool; return the weight files it reads."""
     model.metadata_props.update(metadata)
     values = model.graph.initializers.values()
     large = [v for v in values if v.const_value is not None and v.const_value.nbytes > INLINE_BYTES]

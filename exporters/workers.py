@@ -137,7 +137,7 @@ def _collect(task: _Running, timeout: float | None) -> list[Outcome]:
         error = BuildError(f"killed after {timeout:g} s ({task.stage}); allow more with --timeout")
     else:
         error = BuildError(f"{_how_it_died(task.process.exitcode)} while {task.stage}. {_last_line(task.log)}".strip())
-    return plan.failed(task.job, task.job.formats, error, seconds=seconds)
+    return plan.failed(task.job, task.job.forms, error, seconds=seconds)
 
 
 def _how_it_died(code: int | None) -> str:

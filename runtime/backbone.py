@@ -99,48 +99,58 @@ class Backbone:
         shape = tuple(images.shape)
         problem = self._problem(dtype, shape)
         if problem:
-            facts, size = self._request.spec.preprocessing, self._request.size
-            patch = self._request.spec.patch_size
-            sides = f"multiples of {patch}" if isinstance(size, str) else ", ".join(map(str, size))
-            raise InputError(
-                f"{self.name} takes float32 [B, {facts.channels}, {facts.axes}] with {facts.axes} = {sides}; "
-                f"got {dtype} {list(shape)}: {problem}"
-            )
+            raise InputError(f"{self.name} takes {self._contract()}; got {dtype} {list(shape)}: {problem}")
+
+    def _contract(self) -> str:
+        facts, size, patch = self._request.spec.preprocessing, self._request.size, self._request.spec.patch_size
+        sides = f"multiples of {patch}" if isinstance(size, str) else ", ".join(map(str, size))
+        if self._request.input == "uint8":
+            return f"uint8 [B, {facts.axes}, {facts.channels}] with {facts.axes} = {sides}"
+        return f"float32 [B, {facts.channels}, {facts.axes}] with {facts.axes} = {sides}"
 
     def _problem(self, dtype: str, shape: tuple[int, ...]) -> str | None:
-        spec, size = self._request.spec, self._request.size
-        if dtype == "uint8":
-            return "pictures go through model.preprocess(images) first."
-        if dtype != "float32":
+        facts, wanted = self._request.spec.preprocessing, self._request.input
+        if dtype != wanted:
+            if wanted == "uint8":
+                return "it was loaded with input='uint8', which normalises inside; load it with input='float32'."
+            if dtype == "uint8":
+                return "pictures go through model.preprocess(images) first, or load it with input='uint8'."
             return "convert it to float32."
-        if len(shape) != spec.preprocessing.spatial_dims + 2:
-            count = {2: "four", 3: "five"}[spec.preprocessing.spatial_dims]
+        if len(shape) != facts.spatial_dims + 2:
+            count = {2: "four", 3: "five"}[facts.spatial_dims]
             return f"a batch has {count} dimensions; images[None] makes one image a batch."
         if shape[0] == 0:
             return "the batch is empty."
-        if shape[1] != spec.preprocessing.channels:
-            return f"the second dimension is the channels, {spec.preprocessing.channels}."
+        channels, sides = (shape[-1], shape[1:-1]) if wanted == "uint8" else (shape[1], shape[2:])
+        if channels != facts.channels:
+            which = "last" if wanted == "uint8" else "second"
+            return f"the {which} dimension is the channels, {facts.channels}."
+        return self._wrong_sides(sides)
+
+    def _wrong_sides(self, sides: tuple[int, ...]) -> str | None:
+        spec, size = self._request.spec, self._request.size
         if size == "dynamic":
-            wrong = any(s == 0 or s % spec.patch_size for s in shape[2:])
+            wrong = any(s == 0 or s % spec.patch_size for s in sides)
             return "both sides must be multiples of the patch." if wrong else None
-        if shape[2:] != size:
-            given = shape[2] if len(set(shape[2:])) == 1 else shape[2:]
+        if sides != size:
+            given = sides[0] if len(set(sides)) == 1 else sides
             dynamic = " or image_size='dynamic'" if spec.preprocessing.spatial_dims == 2 else ""
             return f"load it with image_size={given}{dynamic} for other sizes."
         return None
 
-    def preprocess(self, images: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Return model input, float32 [B, C, H, W], for Pillow images or uint8 arrays [H, W, 3] (one or several).
+    def preprocess(self, images: Any) -> np.ndarray[Any, Any]:
+        """Return model input for Pillow images or uint8 arrays [H, W, 3] (one or several).
+
+        That is float32 [B, C, H, W], or what was loaded with `input="uint8"` takes: uint8 [B, H, W, 3].
 
         Raises:
             InputError: Not such images, or the publisher declares no normalisation.
         """
-        from runtime.preprocess import preprocess  # Pillow is not needed to serve
+        from runtime.preprocess import preprocess, resize  # Pillow is not needed to serve
 
         size = self._request.size
-        return preprocess(
-            images, self._request.spec.preprocessing, None if isinstance(size, str) else (size[0], size[1])
-        )
+        make = resize if self._request.input == "uint8" else preprocess
+        return make(images, self._request.spec.preprocessing, None if isinstance(size, str) else (size[0], size[1]))
 
     @property
     def device(self) -> str:
@@ -174,6 +184,8 @@ class Backbone:
         return {
             "model": self.name,
             "backend": self.backend,
+            "precision": self._request.precision,
+            "input": self._request.input,
             "device": session.device,
             "device_reason": session.reason,
             "providers": list(session.providers),

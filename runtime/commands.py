@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from runtime.artifacts import default_root
+from runtime.manifest import Form
 from runtime.out_indices import flag
 from runtime.request import Request
 
 
-def build_command(request: Request, format: str) -> str:
-    """Return the shell command that builds the artifact which answers `request` in `format`."""
-    command = ["python", "-m", "exporters.build", request.spec.name, f"--format={format}", flag(request.canonical)]
+def build_command(request: Request, form: Form) -> str:
+    """Return the shell command that builds the artifact which answers `request` in `form`."""
+    command = ["python", "-m", "exporters.build", request.spec.name, f"--format={form.format}"]
+    if form.target != "any":
+        command.append(f"--target={form.target}")
+    if form.precision != "fp32":
+        command.append(f"--precision={form.precision}")
+    if form.input != "float32":
+        command.append(f"--input={form.input}")
+    command.append(flag(request.canonical))
     if request.weights_key.startswith("random"):
         command += ["--weights=random", f"--seed={request.seed}"]
     if request.weights_key.startswith("checkpoint"):
@@ -30,9 +38,13 @@ def build_command(request: Request, format: str) -> str:
     return shlex.join(command)
 
 
-def load_call(request: Request, format: str) -> str:
-    """Return the Python call that loads the artifact which answers `request` in `format`."""
-    given: dict[str, Any] = {"backend": format}
+def load_call(request: Request, form: Form) -> str:
+    """Return the Python call that loads the artifact which answers `request` in `form`."""
+    given: dict[str, Any] = {"backend": form.backend}
+    if form.precision != "fp32":
+        given["precision"] = form.precision
+    if form.input != "float32":
+        given["input"] = form.input
     if request.out_indices is not None:
         given["out_indices"] = request.out_indices
     if request.weights_key.startswith("random"):

@@ -2,8 +2,11 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 from runtime import registry
@@ -14,22 +17,18 @@ from runtime.commands import build_command
 from runtime.errors import (
     ArtifactCorruptError,
     ArtifactNotFoundError,
+    BackboneError,
     BackendFallbackWarning,
     DependencyError,
+    DeviceError,
 )
-from runtime.machine import installed, onnxruntime_distributions
+from runtime.machine import installed, nvidia_driver, onnxruntime_distributions
 from runtime.manifest import Artifact, Manifest
 from runtime.out_indices import OutIndices
-from runtime.providers import check_installation
+from runtime.providers import CUDA, ON_GPU, check_installation, parse_device
 from runtime.request import Request, make_request
 from runtime.requirements import missing_for_eager
-
-PREFERENCE = {
-    "auto": ("onnx", "torchscript", "eager"),
-    "onnx": ("onnx", "eager"),
-    "torchscript": ("torchscript", "eager"),
-    "eager": ("eager",),
-}
+from runtime.selection import select
 
 
 def load_model(
@@ -37,9 +36,10 @@ def load_model(
     model_kwargs: Mapping[str, Any] | None = None,
     *,
     out_indices: OutIndices = None,
-    backend: Literal["auto", "onnx", "torchscript", "eager"] | None = None,
+    backend: Literal["auto", "onnx", "openvino", "pt2", "torchscript", "eager"] | None = None,
     device: str | None = None,
-    precision: Literal["fp32"] | None = None,
+    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = None,
+    input: Literal["float32", "uint8"] | None = None,
     on_fallback: Literal["warn", "error"] | None = None,
     artifacts: str | os.PathLike[str] | None = None,
     providers: Sequence[str] | None = None,
@@ -59,9 +59,12 @@ def load_model(
         model_kwargs: Any of the keywords below, as a dict (for YAML configs).
         out_indices: `None` for the embedding [B, D]; n for the last n feature maps; a sequence of block indices for
             those, in ascending block order. Maps are [B, C, h, w].
-        backend: `auto` (the default: onnx, else torchscript, else eager), `onnx`, `torchscript` or `eager`.
+        backend: `onnx`, `openvino` (the same ONNX artifacts on CPUs), `pt2` (compiled by AOTInductor), `torchscript`
+            or `eager`; `auto` (the default) is the first of these that can serve.
         device: `None` for CUDA if it truly starts, else the CPU; `cpu`; `cuda` or `cuda:1`, which then must start.
-        precision: `fp32`.
+        precision: `fp32` (the default), `fp16` (CUDA), `bf16` (CUDA; on CPUs with openvino or pt2) or `int8` (CPUs).
+            Inputs and outputs are float32 in each.
+        input: `float32` (the default: normalised [B, C, H, W]) or `uint8`: images [B, H, W, 3], normalised inside.
         on_fallback: When there is no artifact: `warn` (the default: eager torch, with one BackendFallbackWarning) or
             `error`. The environment variable BACKBONE_ON_FALLBACK sets the default.
         artifacts: Folder of built artifacts; see `runtime.artifacts.default_root`.
@@ -89,6 +92,7 @@ def load_model(
         "backend": backend,
         "device": device,
         "precision": precision,
+        "input": input,
         "on_fallback": on_fallback,
         "artifacts": artifacts,
         "providers": providers,
@@ -105,95 +109,83 @@ def load_model(
     return serve(request)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What will serve, and why what was preferred to it will not."""
-
-    backend: str
-    artifact: Artifact | None
-    rejected: tuple[str, ...]
-
-
-def select(request: Request, manifest: Manifest, obstacles: Mapping[str, str]) -> Selection | None:
-    """Return the most preferred backend that can serve; `None` when none can.
-
-    Args:
-        request: What was asked for.
-        manifest: What is published of the model.
-        obstacles: Backends that cannot run on this machine, and why.
-    """
-    rejected: list[str] = []
-    for backend in PREFERENCE[request.backend]:
-        if backend in obstacles:
-            rejected.append(obstacles[backend])
-            continue
-        if backend == "eager":
-            return Selection(backend, None, tuple(rejected))
-        artifact = find_artifact(request, manifest, backend)
-        if artifact is not None:
-            return Selection(backend, artifact, tuple(rejected))
-        rejected.append(missing(request, manifest, backend))
-    return None
-
-
-def find_artifact(request: Request, manifest: Manifest, format: str) -> Artifact | None:
-    """Return the published artifact that answers `request` in `format`."""
-    key = request.key(format)
-    return next((a for a in manifest.artifacts if a.key == key), None)
-
-
-def missing(request: Request, manifest: Manifest, format: str) -> str:
-    """Return the sentence that says what is not built, what is, and how to build it."""
-    built = "; ".join(a.key.describe() for a in manifest.artifacts if a.key.format == format)
-    where = open_store(request.artifacts).root
-    return (
-        f"No {format} artifact of {request.spec.name!r} for {request.key(format).describe()} in {where}. "
-        f"Built: {built or 'none'}.\nBuild it with: {build_command(request, format)}"
-    )
-
-
 def serve(request: Request) -> Backbone:
     """Return the backbone that answers `request`; see load_model."""
     request.size, request.canonical  # noqa: B018  (raise on bad values before anything is read)
     store = open_store(request.artifacts)
     manifest = Manifest(request.spec.name) if request.backend == "eager" else store.read(request.spec.name)
-    obstacles = _obstacles(request)
-    selection = select(request, manifest, obstacles)
-    if selection is None:
-        candidates = PREFERENCE[request.backend]
-        reasons = [obstacles[b] if b in obstacles else missing(request, manifest, b) for b in candidates]
-        error = DependencyError if set(candidates) <= set(obstacles) else ArtifactNotFoundError
-        raise error("\n".join(reasons))
-    fallback = "\n".join(selection.rejected) or None
-    if selection.backend == "eager" and fallback:
+    selection = select(request, manifest, _obstacles(request), partial(device_of, request))
+    if selection.backend is None:
+        raise _most_telling(selection.rejected)(selection.reasons)
+    if selection.backend == "eager" and selection.rejected:
+        first = selection.rejected[0]
         if request.on_fallback == "error":
-            raise ArtifactNotFoundError(
-                f"{selection.rejected[0]}\nServing it by eager torch is ruled out by on_fallback='error'."
-            )
-        warnings.warn(
-            f"{selection.rejected[0]}\nUntil then eager torch serves it.", BackendFallbackWarning, stacklevel=3
-        )
+            raise type(first)(f"{first}\nServing it by eager torch is ruled out by on_fallback='error'.")
+        warnings.warn(f"{first}\nUntil then eager torch serves it.", BackendFallbackWarning, stacklevel=3)
     try:
-        return Backbone(request, selection.backend, selection.artifact, open_session, fallback)
+        backbone = Backbone(request, selection.backend, selection.artifact, open_session, selection.reasons)
     except ArtifactCorruptError:
         if store.read(request.spec.name) == manifest:
             raise
         return serve(request)  # a build replaced the artifact between the look and the load
+    if _cuda_did_not_start(request, selection.artifact, backbone):
+        backbone.close()
+        return serve(replace(request, device="cpu"))
+    return backbone
+
+
+def serve_artifact(request: Request, backend: str, artifact: Artifact) -> Backbone:
+    """Return a backbone that serves this very artifact on the device that `request` names."""
+    return Backbone(request, backend, artifact, open_session)
+
+
+def _most_telling(reasons: Sequence[BackboneError]) -> type[BackboneError]:
+    """Return the error to raise for several reasons: an artifact can be built, a device chosen, a package installed."""
+    kinds = {type(reason) for reason in reasons}
+    return next(kind for kind in (ArtifactNotFoundError, DeviceError, DependencyError) if kind in kinds)
+
+
+def _cuda_did_not_start(request: Request, artifact: Artifact | None, backbone: Backbone) -> bool:
+    """Return whether a graph made for CUDA was chosen, as a driver is there, and then ran on the CPU."""
+    if artifact is None or artifact.key.target != "cuda" or request.device is not None:
+        return False
+    return request.providers is None and backbone.device == "cpu"
+
+
+def device_of(request: Request, backend: str) -> str:
+    """Return where `backend` would run, `cpu` or `cuda`, as far as that is known without starting it."""
+    if request.providers is not None and backend == "onnx":
+        return "cuda" if request.providers[:1] and request.providers[0] in ON_GPU else "cpu"
+    kind, _ = parse_device(request.device)
+    if kind is not None:
+        return kind
+    if backend == request.backend == "openvino" or not nvidia_driver():
+        return "cpu"
+    if backend == "openvino":
+        return "cuda"  # beside a GPU nobody wants the CPU unasked
+    if backend == "onnx":
+        import onnxruntime
+
+        return "cuda" if CUDA in onnxruntime.get_available_providers() else "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _obstacles(request: Request) -> dict[str, str]:
-    """Return the backends that cannot run here; what the caller named explicitly raises instead."""
+    """Return the backends that cannot run here, and why."""
     obstacles: dict[str, str] = {}
-    if request.backend in ("auto", "onnx"):
-        try:
-            check_installation(onnxruntime_distributions(), installed("onnxruntime"))
-        except DependencyError as error:
-            if request.backend == "onnx":
-                raise
-            obstacles["onnx"] = str(error)
+    try:
+        check_installation(onnxruntime_distributions(), installed("onnxruntime"))
+    except DependencyError as error:
+        obstacles["onnx"] = str(error)
+    if not installed("openvino"):
+        obstacles["openvino"] = (
+            "backend='openvino' needs openvino, which is not installed. Run: pip install 'backbone-runtime[openvino]'."
+        )
     hint = missing_for_eager(request.spec)
     if not installed("torch"):
-        obstacles["torchscript"] = f"backend='torchscript': {hint}"
+        obstacles |= {backend: f"backend={backend!r}: {hint}" for backend in ("pt2", "torchscript")}
     if hint is not None:
         refusal = "backend='eager':" if request.backend == "eager" else "Eager torch cannot serve it either:"
         obstacles["eager"] = f"{refusal} {hint}"
@@ -209,16 +201,12 @@ def open_session(request: Request, backend: str, artifact: Artifact | None) -> S
     try:
         return _open_artifact(request, backend, artifact)
     except ArtifactCorruptError as error:
-        raise ArtifactCorruptError(f"{error}\nBuild it again: {build_command(request, backend)} --force") from error
+        command = build_command(request, artifact.key.form)
+        raise ArtifactCorruptError(f"{error}\nBuild it again: {command} --force") from error
 
 
 def _open_artifact(request: Request, backend: str, artifact: Artifact) -> Session:
     store = open_store(request.artifacts)
     graph = store.check(request.spec.name, artifact, full=request.verify == "full")[0]
-    if backend == "onnx":
-        from runtime.backends import onnx
-
-        return onnx.load(graph, request)
-    from runtime.backends import torchscript
-
-    return torchscript.load(graph, request)
+    load: Callable[[Path, Request], Session] = import_module(f"runtime.backends.{backend}").load
+    return load(graph, request)

@@ -9,7 +9,43 @@ from typing import Any
 from runtime.errors import ManifestError
 from runtime.out_indices import Canonical, label
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+TARGETS = ("cpu", "cuda")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+INPUTS = ("float32", "uint8")
+
+
+@dataclass(frozen=True, order=True)
+class Form:
+    """One way to store what a variant computes; a build makes several of one export.
+
+    Attributes:
+        format: `onnx`, `torchscript` or `pt2`.
+        target: The device it is made for, `cpu` or `cuda`; `any` for TorchScript, which both read alike.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        input: Input contract: `float32`, normalised [B, C, H, W], or `uint8`, images [B, H, W, 3].
+    """
+
+    format: str
+    target: str = ""
+    precision: str = "fp32"
+    input: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.target:
+            object.__setattr__(self, "target", "any" if self.format == "torchscript" else "cpu")
+
+    @property
+    def backend(self) -> str:
+        """The backend that serves it. OpenVINO reads the same graphs, and alone computes them in bfloat16 on CPUs."""
+        bf16_on_cpu = (self.format, self.target, self.precision) == ("onnx", "cpu", "bf16")
+        return "openvino" if bf16_on_cpu else self.format
+
+    def __str__(self) -> str:
+        """Return the form in the words of a user: `onnx for cuda, fp16, uint8 input`."""
+        made_for = "" if self.target == "any" else f" for {self.target}"
+        takes = "" if self.input == "float32" else f", {self.input} input"
+        return f"{self.format}{made_for}, {self.precision}{takes}"
 
 
 @dataclass(frozen=True)
@@ -18,22 +54,26 @@ class ArtifactKey:
 
     Attributes:
         out_indices: Canonical output request; `None` is the embedding.
-        format: `onnx` or `torchscript`.
-        precision: `fp32`.
+        format, target, precision, input: See `Form`.
         image_size: Height and width in pixels (depth, height and width of a volume), or `dynamic`.
         options: The builder's own options, sorted, each value as JSON.
         weights: `pretrained`, `random:<seed>`, `initial:<seed>` (a library's own initialisation) or
             `checkpoint:<digits>` (a local file, by its SHA-256).
-        input: Input contract: `float32`, [B, C, H, W].
     """
 
     out_indices: Canonical
     format: str
+    target: str
     precision: str
     image_size: tuple[int, ...] | str
     options: tuple[tuple[str, str], ...]
     weights: str
     input: str = "float32"
+
+    @property
+    def form(self) -> Form:
+        """How it is stored."""
+        return Form(self.format, self.target, self.precision, self.input)
 
     def to_json(self) -> dict[str, Any]:
         """Return the key as JSON values."""
@@ -52,6 +92,8 @@ class ArtifactKey:
         return cls(
             out_indices=None if indices is None else tuple(int(i) for i in indices),
             format=str(data["format"]),
+            # Schema version 1 knew one graph per format, made for no device in particular.
+            target=str(data.get("target", Form(str(data["format"])).target)),
             precision=str(data["precision"]),
             image_size=size if isinstance(size, str) else _sides(size),
             options=options_key(data["options"]),
@@ -60,10 +102,10 @@ class ArtifactKey:
         )
 
     def describe(self) -> str:
-        """Return the key in the words of a user: `2, fp32, 224x224, pretrained weights`."""
+        """Return the key in the words of a user: `2, onnx for cpu, fp32, 224x224, pretrained weights`."""
         size = self.image_size if isinstance(self.image_size, str) else "x".join(map(str, self.image_size))
         options = [f"{name}={json.loads(value)}" for name, value in self.options]
-        return ", ".join([label(self.out_indices), self.precision, size, *options, f"{self.weights} weights"])
+        return ", ".join([label(self.out_indices), str(self.form), size, *options, f"{self.weights} weights"])
 
 
 def _sides(sizes: Any) -> tuple[int, ...]:

@@ -29,6 +29,20 @@ def preprocess(images: Any, facts: Preprocessing, size: tuple[int, int] | None =
     Raises:
         InputError: An image of another type or shape, no normalisation is declared, or the backbone takes volumes.
     """
+    return normalise(resize(images, facts, size), facts)
+
+
+def normalise(images: NDArray[np.uint8], facts: Preprocessing) -> NDArray[np.float32]:
+    """Return float32 [B, C, H, W] for resized uint8 images [B, H, W, C], with the publisher's mean and std."""
+    mean, std = (np.asarray(values, dtype=np.float32) for values in (facts.mean, facts.std))
+    return np.ascontiguousarray(((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
+
+
+def resize(images: Any, facts: Preprocessing, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Return uint8 [B, H, W, C] for one image or several, resized and cropped as the publisher does.
+
+    Arguments and errors are those of `preprocess`.
+    """
     if facts.spatial_dims != 2:
         raise InputError(
             "preprocess() is for pictures; this backbone takes volumes. Resample and window them as its publisher did "
@@ -55,14 +69,12 @@ def _each(images: Any) -> Iterable[Any]:
     raise InputError(f"preprocess() takes Pillow images or uint8 arrays, not {type(images).__name__}.")
 
 
-def _one(image: Any, facts: Preprocessing, size: tuple[int, int]) -> NDArray[np.float32]:
+def _one(image: Any, facts: Preprocessing, size: tuple[int, int]) -> NDArray[np.uint8]:
     picture = _checked(_picture(image)).convert("RGB" if facts.channels == 3 else "L")
     # At other sizes the publisher's ratio of resize to crop is kept.
     shorter = round((facts.resize or facts.size) * max(size) / facts.size)
     cropped = _crop(_resize(picture, shorter, FILTERS[facts.interpolation]), size)
-    pixels = np.asarray(cropped, dtype=np.float32).reshape(*size, facts.channels) / 255
-    mean, std = (np.asarray(v, dtype=np.float32) for v in (facts.mean, facts.std))
-    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
+    return np.asarray(cropped, dtype=np.uint8).reshape(*size, facts.channels)
 
 
 def _picture(image: Any) -> Image.Image:

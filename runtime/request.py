@@ -11,12 +11,11 @@ from typing import Any, TypeGuard
 from runtime.artifacts import checkpoint_digest
 from runtime.errors import OptionError, WeightsError
 from runtime.facts import LibraryInit, LocalFile, Source
-from runtime.manifest import ArtifactKey, options_key
+from runtime.manifest import INPUTS, PRECISIONS, ArtifactKey, Form, options_key
 from runtime.out_indices import Canonical, OutIndices, canonical
 from runtime.spec import BackboneSpec
 
-BACKENDS = ("auto", "onnx", "torchscript", "eager")
-PRECISIONS = ("fp32",)
+BACKENDS = ("auto", "onnx", "openvino", "pt2", "torchscript", "eager")
 ON_FALLBACK = ("warn", "error")
 WEIGHTS = ("pretrained", "random")
 # A local checkpoint is known by its content: the first digits of its SHA-256.
@@ -33,6 +32,7 @@ class Request:
     backend: str = "auto"
     device: str | None = None
     precision: str = "fp32"
+    input: str = "float32"
     on_fallback: str = "warn"
     artifacts: str | None = None
     providers: tuple[str, ...] | None = None
@@ -49,6 +49,7 @@ class Request:
         for name, value, allowed in (
             ("backend", self.backend, BACKENDS),
             ("precision", self.precision, PRECISIONS),
+            ("input", self.input, INPUTS),
             ("on_fallback", self.on_fallback, ON_FALLBACK),
             ("verify", self.verify, VERIFY),
         ):
@@ -60,12 +61,21 @@ class Request:
             )
         if type(self.seed) is not int:
             raise OptionError(f"seed={self.seed!r} must be an int.")
-        if self.providers is not None and self.backend in ("eager", "torchscript"):
+        if self.providers is not None and self.backend not in ("auto", "onnx"):
             raise OptionError(
                 f"providers={list(self.providers)} are onnxruntime's: backend={self.backend!r} takes device= only."
             )
+        self._check_input()
         self._check_weights()
         self._check_options()
+
+    def _check_input(self) -> None:
+        facts = self.spec.preprocessing
+        if self.input == "uint8" and (facts.mean is None or facts.std is None or facts.spatial_dims != 2):
+            raise OptionError(
+                f"input='uint8' normalises inside the graph, and {self.spec.name!r} declares no mean and std for "
+                "8-bit images. Scale your data as its publisher did and use input='float32'."
+            )
 
     def _check_weights(self) -> None:
         if self.weights not in WEIGHTS and not _CHECKPOINT.fullmatch(str(self.weights)):
@@ -147,15 +157,21 @@ class Request:
         """Where the weights come from: the checkpoint that was named, else what the backbone declares."""
         return self.spec.source if self.checkpoint_path is None else LocalFile(self.checkpoint_path)
 
-    def key(self, format: str) -> ArtifactKey:
-        """Return the key of the artifact that answers this request in `format`."""
+    def form(self, format: str, target: str = "") -> Form:
+        """Return the form that answers this request in `format`, made for `target`."""
+        return Form(format, target, self.precision, self.input)
+
+    def key(self, form: Form) -> ArtifactKey:
+        """Return the key of this request's artifact in `form`."""
         return ArtifactKey(
             out_indices=self.canonical,
-            format=format,
-            precision=self.precision,
+            format=form.format,
+            target=form.target,
+            precision=form.precision,
             image_size=self.size,
             options=options_key(self.options),
             weights=self.weights_key,
+            input=form.input,
         )
 
 

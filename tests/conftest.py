@@ -10,6 +10,7 @@ from exporters import pipeline
 from exporters.plan import Job
 from runtime import registry
 from runtime.machine import nvidia_driver, onnxruntime_distributions
+from runtime.manifest import Form
 from runtime.request import Request, make_request
 
 # Child processes that builds start import the tiny backbones, too.
@@ -29,6 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA driver or no onnxruntime-gpu"))
 
 
+# What a build makes by default, but for graphs made for CUDA.
+FORMATS = ("onnx", "torchscript")
+FORMS = tuple(map(Form, FORMATS))
+
+
 def request_for(name: str, **options: object) -> Request:
     """Return the request that load_model(name, **options) would make."""
     return make_request(registry.find(name), None, options)
@@ -42,7 +48,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         options = {"weights": "random", "artifacts": str(root)}
         if out_indices is not None:
             options["out_indices"] = out_indices
-        job = Job(request_for("test/tiny_vit", **options), ("onnx", "torchscript"))
+        job = Job(request_for("test/tiny_vit", **options), FORMS)
         outcomes = pipeline.build(job)
         assert [o.status for o in outcomes] == ["built", "built"], outcomes
     return root

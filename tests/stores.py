@@ -8,10 +8,10 @@ from typing import Any
 from conftest import request_for
 
 from exporters import arguments, build
-from runtime import load, load_model
+from runtime import load_model, selection
 from runtime.artifacts import Store, sha256_of
 from runtime.backbone import Backbone
-from runtime.manifest import Artifact, ArtifactKey, Manifest
+from runtime.manifest import Artifact, ArtifactKey, Form, Manifest
 
 NAME = "test/tiny_vit"
 
@@ -23,7 +23,7 @@ def load_from(store: Store, format: str, **options: Any) -> Backbone:
 
 def published(store: Store, format: str) -> Artifact:
     """Return the artifact of the embedding."""
-    artifact = load.find_artifact(request_for(NAME, weights="random"), store.read(NAME), format)
+    artifact = selection.find_artifact(request_for(NAME, weights="random"), store.read(NAME), (Form(format),))
     assert artifact is not None
     return artifact
 
@@ -55,5 +55,5 @@ def key_of_command(message: str) -> ArtifactKey:
     words = shlex.split(line.partition(": ")[2])
     assert words[:3] == ["python", "-m", "exporters.build"]
     (job,) = build._jobs(arguments.parser_of_build().parse_args(words[3:]))
-    (format,) = job.formats
-    return job.request.key(format)
+    (form,) = job.forms
+    return job.request.key(form)

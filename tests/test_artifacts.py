@@ -17,14 +17,16 @@ from runtime.errors import ManifestError
 from runtime.manifest import Artifact, ArtifactKey, Manifest, StoredFile, TensorInfo, options_key
 
 EMBEDDING = Artifact(
-    key=ArtifactKey(None, "onnx", "fp32", (32, 48), (), "pretrained"),
+    key=ArtifactKey(None, "onnx", "cpu", "fp32", (32, 48), (), "pretrained"),
     files=(StoredFile("embedding.fp32.aa.onnx", 7, "aa"), StoredFile("weights.bb.data", 4096, "bb")),
     inputs=(TensorInfo("images", ("batch", 3, 32, 48)),),
     outputs=(TensorInfo("embedding", ("batch", 5)),),
     facts={"source": {"licence": "Apache-2.0", "gated": False}},
 )
 MAPS = Artifact(
-    key=ArtifactKey((-3, -1), "onnx", "fp32", "dynamic", options_key({"tokens": True, "pool": "cls"}), "random:3"),
+    key=ArtifactKey(
+        (-3, -1), "onnx", "cuda", "fp16", "dynamic", options_key({"tokens": True, "pool": "cls"}), "random:3"
+    ),
     files=(StoredFile("maps.onnx", 1, "cc"),),
     inputs=(TensorInfo("images", ("batch", 3, "16*h", "16*w")),),
     outputs=(TensorInfo("map_0", ("batch", 5, "h", "w")), TensorInfo("map_1", ("batch", 5, "h", "w"))),
@@ -66,7 +68,8 @@ GOLDEN = """\
     "input": "float32",
     "options": {},
     "out_indices": null,
-    "precision": "fp32",
+    "precision": "fp16",
+    "target": "cpu",
     "weights": "pretrained"
    },
    "outputs": [
@@ -86,7 +89,7 @@ GOLDEN = """\
   }
  ],
  "model": "my/model",
- "schema_version": 1
+ "schema_version": 2
 }
 """
 

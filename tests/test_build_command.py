@@ -14,11 +14,12 @@ from typing import Any
 import psutil
 import pytest
 from builds import TINY, Ran, run_command
-from conftest import request_for
+from conftest import FORMATS, request_for
 from rich.console import Console
 
 from exporters import build, display, plan
 from runtime.artifacts import Store
+from runtime.manifest import Form
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_what_fails_does_not_hold_up_the_rest(mixed: Ran, root: Path) -> None:
     ],
 )
 def test_each_failure_says_why(mixed: Ran, name: str, why: str) -> None:
-    for format in plan.FORMATS:
+    for format in FORMATS:
         assert f"test/{name} [embedding] {format}: {why}" in " ".join(mixed.out.split())
     assert "Traceback" not in mixed.out
 
@@ -78,7 +79,7 @@ def test_progress_is_plain_lines_where_nobody_watches(mixed: Ran) -> None:
 
 def test_progress_is_live_on_a_terminal() -> None:
     screen = io.StringIO()
-    job = plan.Job(request_for("test/own"), ("onnx",))
+    job = plan.Job(request_for("test/own"), (Form("onnx"),))
 
     with display.live(Console(file=screen, force_terminal=True, width=120)) as progress:
         observer = display.LiveProgress(progress, 1)

@@ -16,12 +16,13 @@ from exporters import pipeline, plan
 from exporters.plan import Job
 from runtime import list_models
 from runtime.artifacts import MANIFEST
+from runtime.manifest import Form
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("artifacts")
-    pipeline.build(Job(request_for("test/own", artifacts=str(made)), ("onnx",)))
+    pipeline.build(Job(request_for("test/own", artifacts=str(made)), (Form("onnx"),)))
     return made
 
 

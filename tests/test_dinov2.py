@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import request_for
+from conftest import FORMS, request_for
 from torch import nn
 
 from exporters import pipeline
@@ -246,7 +246,7 @@ def test_a_dynamic_artifact_passes_the_gate_and_holds_no_resize(
         return small(PLAIN, weights, image_size, out_indices)
 
     request = request_for("test/dinov2", weights="random", artifacts=str(tmp_path), image_size="dynamic")
-    outcomes = pipeline.build(Job(request, ("onnx", "torchscript")))
+    outcomes = pipeline.build(Job(request, FORMS))
 
     assert [o.status for o in outcomes] == ["built", "built"], outcomes
     (graph,) = (onnx.load(path, load_external_data=False).graph for path in tmp_path.rglob("*.onnx"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import FORMS
 from encoder_layouts import SMALL_SWIN, SMALL_VIT, shrink
 from test_backbones import IMAGENET, LUNIT, OnMeta, shape_of
 
@@ -112,7 +113,7 @@ def test_a_small_further_encoder_is_exported_and_passes_the_gate(
     shrink(monkeypatch, **sizes)
     request = make_request(registry.find(name), None, {"weights": "random", "artifacts": str(tmp_path), **options})
 
-    outcomes = pipeline.build(Job(request, ("onnx", "torchscript")))
+    outcomes = pipeline.build(Job(request, FORMS))
 
     assert [outcome.status for outcome in outcomes] == ["built", "built"], outcomes
 

@@ -19,6 +19,7 @@ from runtime.artifacts import open_store
 from runtime.backbones.timm_vit import timm_vit
 from runtime.download import fetch
 from runtime.errors import WeightsError
+from runtime.manifest import Form
 from runtime.request import Request
 from runtime.weights import LoudWeights
 
@@ -94,7 +95,7 @@ def test_manifests_record_its_name_and_hash_and_a_changed_file_makes_an_artifact
     path.parent.mkdir()
     write_checkpoint(path, seed=1)
     spec = registry.find(register(path, monkeypatch))
-    job = Job(Request(spec, artifacts=str(root)), ("onnx",))
+    job = Job(Request(spec, artifacts=str(root)), (Form("onnx"),))
 
     [outcome] = pipeline.build(job)
 

@@ -15,6 +15,7 @@ from stores import NAME, key_of_command, load_from, published, republish
 from runtime import load_model
 from runtime.artifacts import Store
 from runtime.errors import ArtifactNotFoundError, BackendFallbackWarning
+from runtime.manifest import Form
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)
 
@@ -67,7 +68,7 @@ def test_the_command_printed_builds_what_is_missing(
     with pytest.raises(ArtifactNotFoundError) as caught:
         load_model(name, backend=format, artifacts=folder, on_fallback="error", **options)
 
-    assert key_of_command(str(caught.value)) == request_for(name, **options).key(format)
+    assert key_of_command(str(caught.value)) == request_for(name, **options).key(Form(format))
     assert shlex.quote(f"--artifacts={folder}") in str(caught.value)
     assert "--import=tiny_backbones" in str(caught.value)
 
@@ -81,7 +82,7 @@ def test_a_fallback_warns_exactly_once_and_tells_the_truth(format: str, tmp_path
     (warning,) = caught
     assert warning.category is BackendFallbackWarning
     assert warning.filename == __file__
-    assert key_of_command(str(warning.message)) == request_for(NAME, weights="random").key(format)
+    assert key_of_command(str(warning.message)) == request_for(NAME, weights="random").key(Form(format))
     assert (model.backend, model.providers) == ("eager", ())
     assert str(warning.message).startswith(model.info["fallback"])
     np.testing.assert_array_equal(embedding, load_model(NAME, backend="eager", weights="random", device="cpu")(IMAGES))

@@ -10,21 +10,22 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import request_for
+from conftest import FORMATS, FORMS, request_for
 
 from exporters import pipeline, to_onnx
-from exporters.plan import FORMATS, Job
+from exporters.plan import Job
 from exporters.verify import LIMITS, relative_rms
 from runtime import load_model
 from runtime.artifacts import MANIFEST, Store
 from runtime.errors import ArtifactNotFoundError, VerificationError
+from runtime.manifest import Form
 
 RANDOM = {"weights": "random"}
 
 
-def build(name: str, root: Path, formats: tuple[str, ...] = FORMATS, **options: Any) -> Path:
-    outcomes = pipeline.build(Job(request_for(name, artifacts=str(root), **options), formats))
-    assert [o.status for o in outcomes] == ["built"] * len(formats), outcomes
+def build(name: str, root: Path, forms: tuple[Form, ...] = FORMS, **options: Any) -> Path:
+    outcomes = pipeline.build(Job(request_for(name, artifacts=str(root), **options), forms))
+    assert [o.status for o in outcomes] == ["built"] * len(forms), outcomes
     return root
 
 
@@ -193,7 +194,7 @@ def test_random_weights_say_so_and_are_never_served_as_pretrained(built: Path) -
 
 def test_weights_with_a_nan_publish_nothing(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="embedding of the eager backbone itself: 1 of 5 values are not finite"):
-        pipeline.build(Job(request_for("test/nan", artifacts=str(tmp_path)), FORMATS))
+        pipeline.build(Job(request_for("test/nan", artifacts=str(tmp_path)), FORMS))
 
     assert sorted(p.name for p in tmp_path.rglob("*")) == [".locks", ".staging", "test--nan.lock"]
 

@@ -14,13 +14,14 @@ import onnx
 import pytest
 import tiny_backbones
 import torch
-from conftest import request_for
+from conftest import FORMATS, FORMS, request_for
 
 from exporters import pipeline, publish
-from exporters.plan import FORMATS, Job
+from exporters.plan import Job
 from exporters.verify import relative_rms
 from runtime import load_model
 from runtime.artifacts import MANIFEST, Store
+from runtime.manifest import Form
 
 NAME = "test/two_stages"
 STAGES = [
@@ -37,8 +38,8 @@ STAGES = [
 EMBEDDING, LAST, BOTH = None, (-1,), (-2, -1)
 
 
-def job(root: Path, out_indices: Any = None, formats: tuple[str, ...] = FORMATS, **facts: Any) -> Job:
-    return Job(request_for(NAME, artifacts=str(root), out_indices=out_indices), formats, **facts)
+def job(root: Path, out_indices: Any = None, forms: tuple[Form, ...] = FORMS, **facts: Any) -> Job:
+    return Job(request_for(NAME, artifacts=str(root), out_indices=out_indices), forms, **facts)
 
 
 def note_stages(path: Path) -> Callable[[str], None]:
@@ -159,7 +160,7 @@ def test_a_build_killed_while_publishing_leaves_what_was_published(
     assert contents(root).keys() > before  # new files had come to their place
     assert_whole(root, in_both(EMBEDDING) | done)
     outcomes = pipeline.build(job(root, LAST))
-    assert {o.format: o.status for o in outcomes} == {
+    assert {o.form.format: o.status for o in outcomes} == {
         "onnx": "skipped" if done else "built",
         "torchscript": "built",
     }

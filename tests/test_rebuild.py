@@ -7,10 +7,10 @@ from typing import Any
 
 import builds
 import pytest
-from conftest import request_for
+from conftest import FORMATS, FORMS, request_for
 
 from exporters import workers
-from exporters.plan import FORMATS, Job, Outcome
+from exporters.plan import Job, Outcome
 from runtime import eager, load_model
 from runtime.artifacts import Store
 from runtime.machine import cpu_count
@@ -27,7 +27,7 @@ class Silent:
 def job(name: str, root: Path, force: bool = False, **options: Any) -> Job:
     request = request_for(name, weights="random", artifacts=str(root), **options)
     # As many threads as the command gives: sums of another order would differ in their last bits.
-    return Job(request, FORMATS, force=force, threads=cpu_count(), imports=("tiny_backbones",))
+    return Job(request, FORMS, force=force, threads=cpu_count(), imports=("tiny_backbones",))
 
 
 @pytest.fixture(scope="module")

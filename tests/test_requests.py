@@ -9,7 +9,7 @@ import torch
 
 from runtime import BackboneModelRegistry, load_model, registry
 from runtime.errors import ArtifactNotFoundError, BackendFallbackWarning, DeviceError, OptionError, OutIndicesError
-from runtime.manifest import options_key
+from runtime.manifest import Form, options_key
 from runtime.out_indices import canonical, flag, label
 from runtime.request import make_request
 
@@ -171,10 +171,10 @@ PLAIN: dict[str, Any] = {}
     ],
 )
 def test_equal_requests_have_one_artifact_and_others_have_their_own(one: dict, other: dict, equal: bool) -> None:
-    keys = [request("test/tiny_tokens", **given).key("onnx") for given in (one, other)]
+    keys = [request("test/tiny_tokens", **given).key(Form("onnx")) for given in (one, other)]
 
     assert (keys[0] == keys[1]) is equal
-    assert keys[0] != request("test/tiny_tokens", **one).key("torchscript")
+    assert keys[0] != request("test/tiny_tokens", **one).key(Form("torchscript"))
 
 
 @pytest.mark.parametrize(

@@ -13,22 +13,22 @@ import builds
 import numpy as np
 import pytest
 import tiny_backbones
-from conftest import request_for
+from conftest import FORMATS, FORMS, request_for
 
 from exporters import pipeline, publish
-from exporters.plan import FORMATS, Job
+from exporters.plan import Job
 from exporters.verify import relative_rms
 from runtime import load_model
 from runtime.artifacts import MANIFEST, Store
 from runtime.errors import BuildError, StoreError
-from runtime.manifest import Artifact
+from runtime.manifest import Artifact, Form
 
 NAME = "test/two_stages"
 
 
-def job(root: Path, out_indices: Any = None, formats: tuple[str, ...] = FORMATS, **options: Any) -> Job:
+def job(root: Path, out_indices: Any = None, forms: tuple[Form, ...] = FORMS, **options: Any) -> Job:
     force = options.pop("force", False)
-    return Job(request_for(NAME, artifacts=str(root), out_indices=out_indices, **options), formats, force=force)
+    return Job(request_for(NAME, artifacts=str(root), out_indices=out_indices, **options), forms, force=force)
 
 
 @pytest.fixture(scope="module")
@@ -62,24 +62,24 @@ def full_disk(limit: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "formats", "options"),
+    ("what", "forms", "options"),
     [
-        ("weights", FORMATS, {"weights": "random"}),
+        ("weights", FORMS, {"weights": "random"}),
         ("onnx graph", ("onnx",), {"out_indices": 1}),
         ("torchscript graph", ("torchscript",), {"out_indices": 1}),
         ("manifest", ("onnx",), {"out_indices": 1}),
     ],
 )
 def test_a_full_disk_is_told_and_loses_nothing(
-    what: str, formats: tuple[str, ...], options: dict[str, Any], root: Path
+    what: str, forms: tuple[Form, ...], options: dict[str, Any], root: Path
 ) -> None:
     before = contents(root)
     limit = len(before[f"{NAME}/{MANIFEST}"]) + 100 if what == "manifest" else 500
 
-    outcomes = builds.build(job(root, formats=formats, **options), partial(full_disk, limit))
+    outcomes = builds.build(job(root, forms=forms, **options), partial(full_disk, limit))
 
     assert isinstance(outcomes, list), outcomes
-    assert [o.status for o in outcomes] == ["failed"] * len(formats)
+    assert [o.status for o in outcomes] == ["failed"] * len(forms)
     for outcome in outcomes:
         assert f"{root} cannot be written: File too large" in outcome.note
         assert "What was published before is untouched." in outcome.note
@@ -94,7 +94,7 @@ def test_a_first_build_that_cannot_be_published_leaves_no_folder(
 
     monkeypatch.setattr(publish, "_replace_text", no_space)
 
-    [outcome] = pipeline.build(job(tmp_path, formats=("onnx",)))
+    [outcome] = pipeline.build(job(tmp_path, forms=(Form("onnx"),)))
 
     assert outcome.status == "failed"
     assert f"{tmp_path} cannot be written: No space left on device. What" in outcome.note
@@ -109,7 +109,7 @@ def test_one_format_that_does_not_fit_does_not_hold_up_the_other(root: Path) -> 
     outcomes = builds.build(job(root, force=True), partial(full_disk, limit))
 
     assert isinstance(outcomes, list), outcomes
-    assert {o.format: o.status for o in outcomes} == {"onnx": "built", "torchscript": "failed"}
+    assert {o.form.format: o.status for o in outcomes} == {"onnx": "built", "torchscript": "failed"}
     assert_served(root)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import request_for
+from conftest import FORMS, request_for
 from test_registry import in_a_fresh_interpreter
 from torch import Tensor, nn
 
@@ -424,7 +424,7 @@ def test_timms_own_loading_is_back_in_place_afterwards() -> None:
 def test_a_timm_model_is_built_verified_and_served(tmp_path: Path) -> None:
     for options in ({}, {"out_indices": 2}):
         request = request_for("timm/test_mambaout", weights="random", artifacts=str(tmp_path), image_size=64, **options)
-        outcomes = pipeline.build(Job(request, ("onnx", "torchscript")))
+        outcomes = pipeline.build(Job(request, FORMS))
         assert [o.status for o in outcomes] == ["built", "built"], outcomes
     from runtime import load_model
 

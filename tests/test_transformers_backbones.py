@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 import transformers
-from conftest import request_for
+from conftest import FORMS, request_for
 from safetensors.torch import save_file
 from torch import nn
 
@@ -346,7 +346,7 @@ def test_artifacts_pass_the_gate_and_hold_no_resize(
         return small(kind, weights, out_indices, image_size)
 
     request = request_for("test/small", weights="random", artifacts=str(tmp_path), **options)
-    outcomes = pipeline.build(Job(request, ("onnx", "torchscript")))
+    outcomes = pipeline.build(Job(request, FORMS))
 
     assert [o.status for o in outcomes] == ["built", "built"], outcomes
     (graph,) = (onnx.load(path, load_external_data=False).graph for path in tmp_path.rglob("*.onnx"))

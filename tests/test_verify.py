@@ -26,7 +26,7 @@ from runtime.facts import HALF, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 NAN, INF = float("nan"), float("inf")
 GOOD = Parity("embedding", relative_rms=1e-6, min_cosine=1.0, min_token_cosine=1.0, max_abs=1e-5)
-LIMIT = Limits(relative_rms=1e-5, cosine=0.999999, float64_ratio=2.0)
+LIMIT = Limits(0.999999, 0.999999, relative_rms=1e-5, float64_ratio=2.0)
 
 
 @pytest.mark.parametrize(

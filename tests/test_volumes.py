@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import request_for
+from conftest import FORMS, request_for
 
 from exporters import pipeline
 from exporters.plan import Job
@@ -22,7 +22,7 @@ NAME = "test/volumes"
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("volumes")
     for options in ({}, {"out_indices": 2}, {"image_size": (8, 16, 12)}):
-        outcomes = pipeline.build(Job(request_for(NAME, artifacts=str(root), **options), ("onnx", "torchscript")))
+        outcomes = pipeline.build(Job(request_for(NAME, artifacts=str(root), **options), FORMS))
         assert [o.status for o in outcomes] == ["built", "built"], outcomes
     return root
 

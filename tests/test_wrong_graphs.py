@@ -9,6 +9,7 @@ from conftest import request_for
 from exporters import diverge, optimise, pipeline, to_onnx
 from exporters.plan import Job, Outcome
 from runtime.errors import ExportError
+from runtime.manifest import Form
 
 
 def _wrong_epsilon(model: ir.Model) -> None:
@@ -42,7 +43,7 @@ def _build_damaged(name: str, damage: object, root: Path, monkeypatch: pytest.Mo
         damage(model)  # type: ignore[operator]
 
     monkeypatch.setattr(to_onnx, "optimise", then_damage)
-    [outcome] = pipeline.build(Job(request_for(name, weights="random", artifacts=str(root)), ("onnx",)))
+    [outcome] = pipeline.build(Job(request_for(name, weights="random", artifacts=str(root)), (Form("onnx"),)))
     return outcome
 
 

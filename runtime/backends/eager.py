@@ -3,12 +3,15 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from runtime import eager
 from runtime.errors import DeviceError
+from runtime.facts import Preprocessing
 from runtime.providers import parse_device
 from runtime.request import Request
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load(request: Request) -> "TorchSession":
@@ -20,7 +23,13 @@ def load(request: Request) -> "TorchSession":
     """
     device, reason = torch_device(request)
     built = eager.build(request)
-    return TorchSession(built.module.to(device), device, reason, built.revision)
+    dtype = DTYPES[request.precision]
+    return TorchSession(built.module.to(device, dtype), device, reason, facts=images_of(request), dtype=dtype)
+
+
+def images_of(request: Request) -> Preprocessing | None:
+    """Return how a session of torch has to normalise its images itself; `None` when they come normalised."""
+    return request.spec.preprocessing if request.input == "uint8" else None
 
 
 def torch_device(request: Request) -> tuple[str, str]:
@@ -46,19 +55,42 @@ def torch_device(request: Request) -> tuple[str, str]:
 
 
 class TorchSession:
-    """A torch module (eager or TorchScript) in eval mode."""
+    """A torch module in eval mode: eager, TorchScript or compiled.
+
+    Attributes:
+        module: Takes images of `dtype`, [B, C, H, W].
+        facts: With which uint8 images [B, H, W, C] are normalised first; `None` when they come normalised.
+    """
 
     native = "torch"
     providers: tuple[str, ...] = ()
 
-    def __init__(self, module: nn.Module, device: str, reason: str, revision: str | None = None) -> None:
+    def __init__(
+        self,
+        module: Any,
+        device: str,
+        reason: str,
+        *,
+        facts: Preprocessing | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.module = module
         self.device = device
         self.reason = reason
-        self.revision = revision
+        self._facts = facts
+        self._dtype = dtype
 
-    def run(self, images: Any) -> list[Any]:
-        """Return the outputs for a float32 batch [B, C, H, W], as tensors on this session's device."""
+    def run(self, images: Tensor) -> list[Tensor]:
+        """Return the outputs for a batch, float32 tensors on this session's device."""
         with torch.no_grad():
-            output = self.module(images.to(self.device))
-        return list(output) if isinstance(output, list | tuple) else [output]
+            placed = images.to(self.device)
+            ready = placed if self._facts is None else normalise(placed, self._facts)
+            output = self.module(ready.to(self._dtype))
+        outputs = output if isinstance(output, list | tuple) else [output]
+        return [o.float() for o in outputs]
+
+
+def normalise(images: Tensor, facts: Preprocessing) -> Tensor:
+    """Return float32 [B, C, H, W] for uint8 images [B, H, W, C]; see `runtime.preprocess.normalise`."""
+    mean, std = (torch.tensor(values, device=images.device) for values in (facts.mean, facts.std))
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtime.backends.eager import TorchSession, torch_device
+from runtime.backends.eager import TorchSession, images_of, torch_device
 from runtime.backends.torchscript_table import TABLE
 from runtime.errors import ArtifactCorruptError
 from runtime.request import Request
@@ -26,7 +26,7 @@ def load(graph: Path, request: Request) -> TorchSession:
         module = _read_graph(graph)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ArtifactCorruptError(f"torch cannot load {graph}: {str(error).splitlines()[0].rstrip('.')}.") from error
-    return TorchSession(module.to(device).eval(), device, reason)
+    return TorchSession(module.to(device).eval(), device, reason, facts=images_of(request))
 
 
 def _read_graph(graph: Path) -> Any:

@@ -1,0 +1,78 @@
+"""One export, written in several forms."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from exporters import record
+from exporters.plan import Job
+from exporters.pool import WeightPool
+from exporters.reference import Reference, example
+from runtime.eager import EagerModel
+from runtime.manifest import Form
+
+
+@dataclass(frozen=True)
+class Written:
+    """A graph that was written.
+
+    Attributes:
+        files: The weight files it reads.
+        facts: What its manifest entry tells of how it was made, JSON values.
+    """
+
+    files: list[str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Writes the forms of one format; what they share is made once, for the first of them.
+
+    Attributes:
+        job: What is built.
+        format: `onnx`, `torchscript` or `pt2`.
+        model: The eager backbone; writing TorchScript empties it.
+        references: By input contract.
+    """
+
+    job: Job
+    format: str
+    model: EagerModel
+    references: Mapping[str, Reference]
+
+    def write(self, form: Form, pool: WeightPool, path: Path) -> Written:
+        """Write the graph of `form` to `path` and its weights to the pool.
+
+        Raises:
+            ExportError: The exporter failed, or the graph does not keep what it must.
+        """
+        return self._writer(form, pool, path)
+
+    @cached_property
+    def _writer(self) -> Callable[[Form, WeightPool, Path], Written]:
+        return {"onnx": self._onnx, "torchscript": self._torchscript}[self.format]()
+
+    def _onnx(self) -> Callable[[Form, WeightPool, Path], Written]:
+        from exporters import to_onnx
+
+        request = self.job.request
+        dynamic = request.size == "dynamic"
+        names = next(iter(self.references.values())).names
+        program = to_onnx.export(
+            self.model.module, example(request), names, request.spec.patch_size if dynamic else None
+        )
+
+        def write(form: Form, pool: WeightPool, path: Path) -> Written:
+            model, facts = to_onnx.derive(program, form, request.spec.preprocessing, dynamic=dynamic)
+            return Written(to_onnx.write(model, pool, path, record.metadata(request, form)), facts)
+
+        return write
+
+    def _torchscript(self) -> Callable[[Form, WeightPool, Path], Written]:
+        from exporters import to_torchscript
+
+        traced = to_torchscript.export(self.model.module, example(self.job.request))
+        return lambda _, pool, path: Written(to_torchscript.write(traced, pool, path))

@@ -1,0 +1,132 @@
+"""Which backend and artifact answer a request: a pure choice, with the reason why each other candidate was rejected."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from runtime.artifacts import open_store
+from runtime.commands import build_command
+from runtime.errors import ArtifactNotFoundError, BackboneError, DependencyError, DeviceError
+from runtime.manifest import Artifact, Form, Manifest
+from runtime.request import Request
+
+PREFERENCE = {
+    "auto": ("onnx", "openvino", "pt2", "torchscript", "eager"),
+    "onnx": ("onnx", "eager"),
+    "openvino": ("openvino", "eager"),
+    "pt2": ("pt2", "eager"),
+    "torchscript": ("torchscript", "eager"),
+    "eager": ("eager",),
+}
+# What each backend reads, and the precisions it has by the device it runs on.
+FORMAT = {"onnx": "onnx", "openvino": "onnx", "pt2": "pt2", "torchscript": "torchscript"}
+RUNS = {
+    ("onnx", "cpu"): ("fp32", "int8"),
+    ("onnx", "cuda"): ("fp32", "fp16", "bf16"),
+    ("openvino", "cpu"): ("fp32", "bf16", "int8"),
+    ("pt2", "cpu"): ("fp32", "bf16"),
+    ("pt2", "cuda"): ("fp32", "fp16", "bf16"),
+    ("torchscript", "cpu"): ("fp32",),
+    ("torchscript", "cuda"): ("fp32",),
+    ("eager", "cpu"): ("fp32", "fp16", "bf16"),
+    ("eager", "cuda"): ("fp32", "fp16", "bf16"),
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What will serve, and why what was preferred to it will not.
+
+    Attributes:
+        backend: `None` when nothing can serve.
+        artifact: What it serves from; `None` for eager torch.
+        rejected: The reasons, in the order of preference; each is the error that it would be by itself.
+    """
+
+    backend: str | None
+    artifact: Artifact | None
+    rejected: tuple[BackboneError, ...]
+
+    @property
+    def reasons(self) -> str | None:
+        """The reasons, one after the other."""
+        return "\n".join(map(str, self.rejected)) or None
+
+
+def select(
+    request: Request, manifest: Manifest, obstacles: Mapping[str, str], device_of: Callable[[str], str]
+) -> Selection:
+    """Return the most preferred backend that can serve. What was named, and cannot run here, has no substitute.
+
+    Args:
+        request: What was asked for.
+        manifest: What is published of the model.
+        obstacles: Backends that cannot run on this machine, and why.
+        device_of: Where a backend would run, `cpu` or `cuda`; asked only for backends that are considered.
+    """
+    rejected: list[BackboneError] = []
+    for backend in PREFERENCE[request.backend]:
+        if obstacle := _obstacle(request, backend, obstacles, device_of):
+            rejected.append(obstacle)
+            if backend == request.backend:
+                break
+            continue
+        if backend == "eager":
+            return Selection(backend, None, tuple(rejected))
+        wanted = forms(request, backend, device_of(backend))
+        if artifact := find_artifact(request, manifest, wanted):
+            return Selection(backend, artifact, tuple(rejected))
+        rejected.append(ArtifactNotFoundError(missing(request, manifest, wanted[0])))
+    return Selection(None, None, tuple(rejected))
+
+
+def _obstacle(
+    request: Request, backend: str, obstacles: Mapping[str, str], device_of: Callable[[str], str]
+) -> BackboneError | None:
+    if backend in obstacles:
+        return DependencyError(obstacles[backend])
+    reason = unable(backend, device_of(backend), request.precision)
+    return DeviceError(reason) if reason else None
+
+
+def unable(backend: str, device: str, precision: str) -> str | None:
+    """Return why a backend cannot run a precision on a device, with what can; `None` if it can."""
+    if precision in RUNS.get((backend, device), ()):
+        return None
+    here = [b for (b, d), precisions in RUNS.items() if d == device and precision in precisions]
+    elsewhere = sorted({d for (b, d), precisions in RUNS.items() if b == backend and precision in precisions})
+    own = ", ".join(RUNS.get((backend, device), ())) or "nothing"
+    return (
+        f"backend={backend!r} cannot run precision={precision!r} on device={device!r}, where it runs {own}. "
+        f"On this device {precision} runs with backend={' or '.join(map(repr, here)) or 'none'}"
+        + (f"; with backend={backend!r} on device={' or '.join(map(repr, elsewhere))}." if elsewhere else ".")
+    )
+
+
+def forms(request: Request, backend: str, device: str) -> tuple[Form, ...]:
+    """Return the forms of an artifact that a backend can serve a request from on a device, the best first."""
+    format = FORMAT[backend]
+    if format == "torchscript":
+        return (Form(format),)
+    if format == "pt2":
+        return (Form(format, device, request.precision),)
+    made_for = request.form(format, device if backend == "onnx" else "cpu")
+    other = request.form(format, "cuda" if device == "cpu" else "cpu")
+    # A float32 graph runs everywhere; made for another device it is slower than it could be, not wrong.
+    return (made_for, other) if backend == "onnx" and request.precision == "fp32" else (made_for,)
+
+
+def find_artifact(request: Request, manifest: Manifest, wanted: tuple[Form, ...]) -> Artifact | None:
+    """Return the published artifact that answers `request` in the first of the forms that there is."""
+    published = {artifact.key: artifact for artifact in manifest.artifacts}
+    keys = [request.key(form) for form in wanted]
+    return next((published[key] for key in keys if key in published), None)
+
+
+def missing(request: Request, manifest: Manifest, form: Form) -> str:
+    """Return the sentence that says what is not built, what is, and how to build it."""
+    built = "; ".join(a.key.describe() for a in manifest.artifacts if a.key.format == form.format)
+    where = open_store(request.artifacts).root
+    return (
+        f"No {form.format} artifact of {request.spec.name!r} for {request.key(form).describe()} in {where}. "
+        f"Built: {built or 'none'}.\nBuild it with: {build_command(request, form)}"
+    )

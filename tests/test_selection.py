@@ -1,0 +1,104 @@
+"""Which backend and artifact answer a request: a table, no machine."""
+
+import re
+from typing import Any
+
+import pytest
+from conftest import request_for
+
+from runtime.manifest import Artifact, Form, Manifest, StoredFile
+from runtime.selection import Selection, select, unable
+
+NAME = "test/tiny_vit"
+ALL = (
+    Form("onnx"),
+    Form("onnx", "cuda"),
+    Form("onnx", "cuda", "fp16"),
+    Form("onnx", "cpu", "bf16"),
+    Form("onnx", "cpu", "int8"),
+    Form("onnx", "cpu", "fp32", "uint8"),
+    Form("pt2", "cpu", "bf16"),
+    Form("torchscript"),
+)
+
+
+def choose(
+    published: tuple[Form, ...], *, device: str = "cpu", without: tuple[str, ...] = (), **asked: Any
+) -> Selection:
+    request = request_for(NAME, weights="random", **asked)
+    artifacts = (
+        Artifact(request_for(NAME, weights="random").key(f), (StoredFile("g", 1, ""),), (), ()) for f in published
+    )
+    obstacles = {backend: f"{backend} is missing" for backend in without}
+    return select(request, Manifest(NAME, tuple(artifacts)), obstacles, lambda _: device)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "without", "backend", "form"),
+    [
+        ("cpu", {}, (), "onnx", Form("onnx")),
+        ("cuda", {}, (), "onnx", Form("onnx", "cuda")),
+        ("cuda", {"precision": "fp16"}, (), "onnx", Form("onnx", "cuda", "fp16")),
+        ("cpu", {"precision": "int8"}, (), "onnx", Form("onnx", "cpu", "int8")),
+        ("cpu", {"precision": "int8", "backend": "openvino"}, (), "openvino", Form("onnx", "cpu", "int8")),
+        ("cpu", {"precision": "bf16"}, (), "openvino", Form("onnx", "cpu", "bf16")),
+        ("cpu", {"precision": "bf16"}, ("openvino",), "pt2", Form("pt2", "cpu", "bf16")),
+        ("cpu", {"input": "uint8"}, (), "onnx", Form("onnx", "cpu", "fp32", "uint8")),
+        ("cpu", {"input": "uint8", "backend": "torchscript"}, (), "torchscript", Form("torchscript")),
+        ("cpu", {}, ("onnx", "openvino"), "torchscript", Form("torchscript")),
+        ("cpu", {}, ("onnx",), "openvino", Form("onnx")),
+        ("cpu", {"precision": "fp16"}, (), "eager", None),
+        ("cuda", {"precision": "bf16"}, (), "eager", None),
+    ],
+)
+def test_the_first_that_can_serve_is_taken(
+    device: str, asked: dict[str, Any], without: tuple[str, ...], backend: str, form: Form | None
+) -> None:
+    chosen = choose(ALL, device=device, without=without, **asked)
+
+    assert chosen.backend == backend
+    assert (chosen.artifact.key.form if chosen.artifact else None) == form
+
+
+@pytest.mark.parametrize(("device", "only"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_float32_graph_made_for_another_device_serves_where_there_is_no_better(device: str, only: str) -> None:
+    chosen = choose((Form("onnx", only),), device=device)
+
+    assert chosen.artifact is not None
+    assert chosen.artifact.key.target == only
+
+
+def test_a_lower_precision_is_not_served_from_a_graph_made_for_another_device() -> None:
+    chosen = choose((Form("onnx", "cpu", "int8"),), device="cuda", precision="int8", backend="auto")
+
+    assert chosen.backend is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "precision", "says"),
+    [
+        ("onnx", "cpu", "fp16", r"where it runs fp32, int8\. .* fp16 runs with backend='eager'; .* device='cuda'\."),
+        ("onnx", "cuda", "int8", r"where it runs fp32, fp16, bf16\. .* runs with backend=none; .* device='cpu'\."),
+        ("onnx", "cpu", "bf16", r"bf16 runs with backend='openvino' or 'pt2' or 'eager'"),
+        (
+            "torchscript",
+            "cpu",
+            "bf16",
+            r"where it runs fp32\. .* bf16 runs with backend='openvino' or 'pt2' or 'eager'\.",
+        ),
+    ],
+)
+def test_a_precision_that_a_device_cannot_run_is_told_with_what_can(
+    backend: str, device: str, precision: str, says: str
+) -> None:
+    reason = unable(backend, device, precision)
+
+    assert reason is not None
+    assert re.search(says, reason), reason
+
+
+def test_a_backend_that_was_named_and_cannot_run_it_has_no_substitute() -> None:
+    chosen = choose(ALL, precision="fp16", backend="onnx")
+
+    assert chosen.backend is None
+    assert len(chosen.rejected) == 1
