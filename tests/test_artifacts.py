@@ -112,8 +112,8 @@ def test_what_was_written_is_read_back(artifact: Artifact) -> None:
 @pytest.mark.parametrize(
     ("artifact", "words"),
     [
-        (EMBEDDING, "embedding, fp32, 32x48, pretrained weights"),
-        (MAPS, "-3,-1, fp32, dynamic, pool=cls, tokens=True, random:3 weights"),
+        (EMBEDDING, "embedding, onnx for cpu, fp32, 32x48, pretrained weights"),
+        (MAPS, "-3,-1, onnx for cuda, fp16, dynamic, pool=cls, tokens=True, random:3 weights"),
     ],
 )
 def test_a_key_is_described_in_the_words_of_a_user(artifact: Artifact, words: str) -> None:

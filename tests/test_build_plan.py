@@ -138,8 +138,8 @@ def _remove(folder: Path) -> None:
         (_edit(lambda a: a["versions"].pop("recipe")), "build", f"stale: recipe unknown -> {plan.RECIPE}"),
         (_edit(lambda a: a["source"].update(id="hf://old")), "build", "stale: source hf://old -> None"),
         (_edit(lambda a: a["key"].update(weights="random:0")), "build", "no artifact"),
-        (_cut, "build", "damaged: embedding.fp32.*.onnx has 0 bytes, the manifest says *"),
-        (_remove, "build", "damaged: embedding.fp32.*.onnx is missing, though the manifest lists it"),
+        (_cut, "build", "damaged: embedding.cpu.fp32.*.onnx has 0 bytes, the manifest says *"),
+        (_remove, "build", "damaged: embedding.cpu.fp32.*.onnx is missing, though the manifest lists it"),
     ],
 )
 def test_what_is_stale_is_planned_with_its_reason(

@@ -54,7 +54,7 @@ def test_an_artifact_is_served_where_the_file_is_not(checkpoint: Path, store: Pa
 
 def test_it_is_never_served_to_who_asked_for_other_weights(store: Path) -> None:
     for given in ({}, {"weights": "random", "seed": 5}, {"weights": "checkpoint:0123456789ab"}):
-        with pytest.raises(ArtifactNotFoundError, match="Built: embedding, fp32, 32x32, checkpoint:"):
+        with pytest.raises(ArtifactNotFoundError, match="Built: embedding, onnx for cpu, fp32, 32x32, checkpoint:"):
             load_model(NAME, backend="onnx", artifacts=store, on_fallback="error", **given)
 
 

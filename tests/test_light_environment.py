@@ -154,7 +154,10 @@ def test_without_artifact_and_torch_the_error_says_how_to_get_either(light: Envi
     kind, message = light.failure(f"load_model('test/tiny_vit', weights='random', artifacts={str(tmp_path)!r})")
 
     assert kind == "ArtifactNotFoundError"
-    assert f"No onnx artifact of 'test/tiny_vit' for embedding, fp32, 32x32, random:0 weights in {tmp_path}" in message
+    assert (
+        f"No onnx artifact of 'test/tiny_vit' for embedding, onnx for cpu, fp32, 32x32, random:0 weights in {tmp_path}"
+        in message
+    )
     assert "python -m exporters.build test/tiny_vit --format=onnx --out-indices=none --weights=random" in message
     assert "torch is not installed: pip install 'backbone-runtime[eager]'" in message
 

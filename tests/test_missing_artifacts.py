@@ -39,8 +39,9 @@ def test_production_gets_an_error_that_says_what_is_built(
     with pytest.raises(ArtifactNotFoundError) as caught:
         load_model(NAME, out_indices=1, backend=format, weights="random", artifacts=store.root, **fallback)
 
-    built = "Built: 2, fp32, 32x32, random:0 weights; embedding, fp32, 32x32, random:0 weights."
-    asked = f"No {format} artifact of 'test/tiny_vit' for 1, fp32, 32x32, random:0 weights in {store.root}."
+    form = Form(format)
+    built = f"Built: 2, {form}, 32x32, random:0 weights; embedding, {form}, 32x32, random:0 weights."
+    asked = f"No {format} artifact of 'test/tiny_vit' for 1, {form}, 32x32, random:0 weights in {store.root}."
     assert f"{asked} {built}\n" in str(caught.value)
 
 

@@ -52,7 +52,7 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backbone of 32 x 32 pixels, built for another, fixed size."""
-    return build("test/tiny_vit", tmp_path_factory.mktemp("elsewhere"), ("onnx",), **RANDOM, image_size=(24, 48))
+    return build("test/tiny_vit", tmp_path_factory.mktemp("elsewhere"), (Form("onnx"),), **RANDOM, image_size=(24, 48))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,9 @@ def test_random_weights_say_so_and_are_never_served_as_pretrained(built: Path) -
 
     assert {a["key"]["weights"] for a in manifest["artifacts"]} == {"random:0"}
     for options in ({}, {"weights": "random", "seed": 1}):
-        with pytest.raises(ArtifactNotFoundError, match=r"Built: [^.]*embedding, fp32, 32x32, random:0 weights\."):
+        with pytest.raises(
+            ArtifactNotFoundError, match=r"Built: [^.]*embedding, onnx for cpu, fp32, 32x32, random:0 weights\."
+        ):
             load_model("test/tiny_vit", backend="onnx", artifacts=built, on_fallback="error", **options)
 
 

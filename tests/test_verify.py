@@ -87,7 +87,7 @@ def test_the_error_against_float64_may_be_twice_eagers_own(own: float, got: floa
 
 
 def test_fp32_artifacts_have_tight_limits() -> None:
-    assert Limits(relative_rms=1e-5, cosine=0.999999, float64_ratio=2.0) == LIMITS["fp32", 2]
+    assert Limits(0.999999, 0.999999, relative_rms=1e-5, float64_ratio=2.0) == LIMITS["fp32", 2]
 
 
 def test_the_metrics_of_an_embedding_are_those_of_its_worst_image() -> None:
