@@ -18,6 +18,7 @@ from runtime.artifacts import open_store, sha256_of
 from runtime.backbone import Backbone
 from runtime.errors import BackboneError, BuildError, VerificationError
 from runtime.load import serve_artifact
+from runtime.machine import installed
 from runtime.manifest import Artifact, Form, Manifest, StoredFile, TensorInfo
 from runtime.out_indices import label
 from runtime.request import Request
@@ -126,17 +127,20 @@ def _verify_and_publish(
     numbers: dict[str, Any] = {}
     try:
         report(f"verifying {form}")
-        measured = _verify(job, artifact, reference, space)
+        measured = _verify(job, artifact, form.backends[0], reference, space)
         numbers = {
             "min_cosine": min(min(p.min_cosine, p.min_token_cosine) for p in measured.parities),
             "max_abs": max(p.max_abs for p in measured.parities),
             "relative_rms": max(p.relative_rms for p in measured.parities),
         }
         _pass_gate(job, form, measured)
+        parity = {
+            "parity": record.parity(measured, reference),
+            "also_served_by": _verify_further(job, artifact, reference, space, report),
+        }
         report(f"publishing {form}")
         with store_errors(space.store.root):
-            parity = record.parity(measured, reference)
-            space.publish(replace(artifact, facts={**artifact.facts, "parity": parity}))
+            space.publish(replace(artifact, facts={**artifact.facts, **parity}))
     except VerificationError as error:
         where = _locate(job.request, artifact, reference, space)
         return plan.failed(job, [form], VerificationError(f"{error}.{where} Nothing was published"), **numbers)[0]
@@ -146,12 +150,29 @@ def _verify_and_publish(
     return plan.outcome(job, form, "built", seconds=time.perf_counter() - started, bytes=size, **numbers)
 
 
-def load_staged(request: Request, artifact: Artifact, root: Path, threads: int | None) -> Backbone:
+def _verify_further(
+    job: Job, artifact: Artifact, reference: Reference, space: Workspace, report: Report
+) -> dict[str, Any]:
+    """Return the parity by each further backend that is installed and whose numbers pass; only these may serve."""
+    passed: dict[str, Any] = {}
+    for backend in filter(installed, artifact.key.form.backends[1:]):
+        report(f"verifying {artifact.key.form} by {backend}")
+        try:
+            measured = _verify(job, artifact, backend, reference, space)
+            _pass_gate(job, artifact.key.form, measured)
+        except BackboneError as error:
+            report(f"{backend} will not serve it: {error}")
+            continue
+        passed[backend] = record.outputs(measured)
+    return passed
+
+
+def load_staged(request: Request, artifact: Artifact, backend: str, root: Path, threads: int | None) -> Backbone:
     """Return the staged artifact as load_model serves it: same checks, no fallback, every byte hashed."""
     form = artifact.key.form
     staged = replace(
         request,
-        backend=form.backend,
+        backend=backend,
         precision=form.precision,
         input=form.input,
         artifacts=str(root),
@@ -160,7 +181,7 @@ def load_staged(request: Request, artifact: Artifact, root: Path, threads: int |
         verify="full",
         threads=threads,
     )
-    return serve_artifact(staged, form.backend, artifact)
+    return serve_artifact(staged, backend, artifact)
 
 
 def _device(form: Form) -> str | None:
@@ -168,8 +189,8 @@ def _device(form: Form) -> str | None:
     return None if form.target == "cuda" else "cpu"
 
 
-def _verify(job: Job, artifact: Artifact, reference: Reference, space: Workspace) -> Measured:
-    with load_staged(job.request, artifact, space.staging.root, job.threads) as backbone:
+def _verify(job: Job, artifact: Artifact, backend: str, reference: Reference, space: Workspace) -> Measured:
+    with load_staged(job.request, artifact, backend, space.staging.root, job.threads) as backbone:
         outputs = [_run(backbone, batch) for batch in reference.batches]
         served_by = " ".join([backbone.backend, *backbone.providers[:1]])
     got = [output if isinstance(output, list) else [output] for output in outputs]

@@ -55,9 +55,14 @@ def parity(measured: Measured, reference: Reference) -> dict[str, Any]:
     return {
         "batches": sorted({len(batch) for batch in reference.batches}),
         "image_sizes": [list(size) for size in reference.sizes],
-        "outputs": [
-            {**p.to_json(), "float64_error": {"eager": float(f"{own:.3g}"), "artifact": float(f"{new:.3g}")}}
-            for p, (own, new) in zip(measured.parities, measured.float64, strict=True)
-        ],
+        "outputs": outputs(measured),
         "served_by": measured.served_by,
     }
+
+
+def outputs(measured: Measured) -> list[dict[str, Any]]:
+    """Return how far each output lies from eager in float32, and both from float64."""
+    return [
+        {**p.to_json(), "float64_error": {"eager": float(f"{own:.3g}"), "artifact": float(f"{new:.3g}")}}
+        for p, (own, new) in zip(measured.parities, measured.float64, strict=True)
+    ]

@@ -40,7 +40,7 @@ def build_command(request: Request, form: Form) -> str:
 
 def load_call(request: Request, form: Form) -> str:
     """Return the Python call that loads the artifact which answers `request` in `form`."""
-    given: dict[str, Any] = {"backend": form.backend}
+    given: dict[str, Any] = {"backend": form.backends[0]}
     if form.precision != "fp32":
         given["precision"] = form.precision
     if form.input != "float32":

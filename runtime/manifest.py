@@ -36,10 +36,14 @@ class Form:
             object.__setattr__(self, "target", "any" if self.format == "torchscript" else "cpu")
 
     @property
-    def backend(self) -> str:
-        """The backend that serves it. OpenVINO reads the same graphs, and alone computes them in bfloat16 on CPUs."""
-        bf16_on_cpu = (self.format, self.target, self.precision) == ("onnx", "cpu", "bf16")
-        return "openvino" if bf16_on_cpu else self.format
+    def backends(self) -> tuple[str, ...]:
+        """The backends that read it: by the first it must be verified, by the others it may be.
+
+        OpenVINO reads the ONNX graphs made for CPUs, and alone computes them in bfloat16.
+        """
+        if (self.format, self.target) != ("onnx", "cpu"):
+            return (self.format,)
+        return ("openvino",) if self.precision == "bf16" else ("onnx", "openvino")
 
     def __str__(self) -> str:
         """Return the form in the words of a user: `onnx for cuda, fp16, uint8 input`."""

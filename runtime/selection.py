@@ -73,9 +73,11 @@ def select(
         if backend == "eager":
             return Selection(backend, None, tuple(rejected))
         wanted = forms(request, backend, device_of(backend))
-        if artifact := find_artifact(request, manifest, wanted):
+        artifact = find_artifact(request, manifest, wanted)
+        if artifact is not None and backend in verified_by(artifact):
             return Selection(backend, artifact, tuple(rejected))
-        rejected.append(ArtifactNotFoundError(missing(request, manifest, wanted[0])))
+        reason = missing(request, manifest, wanted[0]) if artifact is None else unverified(request, artifact, backend)
+        rejected.append(ArtifactNotFoundError(reason))
     return Selection(None, None, tuple(rejected))
 
 
@@ -120,6 +122,21 @@ def find_artifact(request: Request, manifest: Manifest, wanted: tuple[Form, ...]
     published = {artifact.key: artifact for artifact in manifest.artifacts}
     keys = [request.key(form) for form in wanted]
     return next((published[key] for key in keys if key in published), None)
+
+
+def verified_by(artifact: Artifact) -> tuple[str, ...]:
+    """Return the backends by which an artifact was verified: only they may serve it."""
+    return (artifact.key.form.backends[0], *artifact.facts.get("also_served_by", ()))
+
+
+def unverified(request: Request, artifact: Artifact, backend: str) -> str:
+    """Return the sentence that says by which backends an artifact was verified, and how to add one."""
+    form = artifact.key.form
+    return (
+        f"The {form.format} artifact of {request.spec.name!r} for {artifact.key.describe()} was verified by "
+        f"{', '.join(verified_by(artifact))}, not by {backend}: it was built where {backend} is not installed, or "
+        f"its numbers did not pass.\nBuild it again where it is installed: {build_command(request, form)} --force"
+    )
 
 
 def missing(request: Request, manifest: Manifest, form: Form) -> str:

@@ -26,9 +26,8 @@ def choose(
     published: tuple[Form, ...], *, device: str = "cpu", without: tuple[str, ...] = (), **asked: Any
 ) -> Selection:
     request = request_for(NAME, weights="random", **asked)
-    artifacts = (
-        Artifact(request_for(NAME, weights="random").key(f), (StoredFile("g", 1, ""),), (), ()) for f in published
-    )
+    facts = {"also_served_by": {"openvino": []}}
+    artifacts = [Artifact(key, (StoredFile("graph", 1, ""),), (), (), facts) for key in keys]
     obstacles = {backend: f"{backend} is missing" for backend in without}
     return select(request, Manifest(NAME, tuple(artifacts)), obstacles, lambda _: device)
 
@@ -102,3 +101,13 @@ def test_a_backend_that_was_named_and_cannot_run_it_has_no_substitute() -> None:
 
     assert chosen.backend is None
     assert len(chosen.rejected) == 1
+
+
+def test_what_a_backend_did_not_verify_it_does_not_serve() -> None:
+    request = request_for(NAME, weights="random", backend="openvino")
+    artifact = Artifact(request.key(Form("onnx")), (StoredFile("graph", 1, ""),), (), ())
+
+    chosen = select(request, Manifest(NAME, (artifact,)), {}, lambda _: "cpu")
+
+    assert chosen.backend == "eager"
+    assert re.search(r"was verified by onnx, not by openvino: .*--target=cpu .*--force", str(chosen.reasons), re.S)
