@@ -27,6 +27,7 @@ def choose(
 ) -> Selection:
     request = request_for(NAME, weights="random", **asked)
     facts = {"also_served_by": {"openvino": []}}
+    keys = map(request_for(NAME, weights="random").key, published)
     artifacts = [Artifact(key, (StoredFile("graph", 1, ""),), (), (), facts) for key in keys]
     obstacles = {backend: f"{backend} is missing" for backend in without}
     return select(request, Manifest(NAME, tuple(artifacts)), obstacles, lambda _: device)
