@@ -1,33 +1,79 @@
 """Passes over an exported ONNX graph. Each says what it ensures; a graph that does not keep it is refused."""
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exporters.attention import DOMAIN, MARKER
 from exporters.cubic import expand_cubic_resize
+from exporters.passes.activations import fuse_gelu, fuse_silu
+from exporters.passes.attention import fuse_attention
+from exporters.passes.layer_scale import fold_layer_scale
+from exporters.passes.layout import cancel_transposes
+from exporters.passes.normalisation import fuse_skip_normalisation
+from exporters.passes.tokens import compute_read_token_only, pad_for_prefix_tokens
 from exporters.statistics import normalise_by_rows
 from runtime.errors import ExportError
 
 PRODUCER = "backbone-runtime"
 
 
-def optimise(model: ir.Model, *, dynamic: bool) -> None:
-    """Run every pass in place, then check what the graph must keep.
+def optimise(model: ir.Model, *, dynamic: bool, target: str = "cpu", precision: str = "fp32") -> dict[str, int]:
+    """Run every pass in place, check what the graph must keep, and return how often each pass applied.
 
     Args:
         model: The exported model.
         dynamic: Whether height and width are symbolic.
+        target: `cpu` or `cuda`. A fused residual norm is slower than its parts on onnxruntime's CPU provider; all else
+            serves both (see benchmarks/passes.py).
+        precision: In which the weights will be stored; float32 weights stay as they are, for other graphs share them.
 
     Raises:
-        ExportError: The batch became static, or a fixed-size graph still resizes something.
+        ExportError: The batch became static, a fixed-size graph still resizes something, or attention is not fused.
     """
     normalise_by_rows(model)
     if not dynamic:
         expand_cubic_resize(model)
+    marked = sum((node.domain, node.op_type) == (DOMAIN, MARKER) for node in model.graph.all_nodes())
+    applied = {
+        "attention": fuse_attention(model),
+        "transposes": _until_none(model, cancel_transposes),
+        "layer_scale": fold_layer_scale(model) if precision != "fp32" else 0,
+        "gelu": fuse_gelu(model),
+        "silu": fuse_silu(model),
+        "prefix_tokens": pad_for_prefix_tokens(model),
+        "skip_normalisation": fuse_skip_normalisation(model) if target == "cuda" else 0,
+        "read_token": _sweep(model, compute_read_token_only),
+    }
     RemoveUnusedNodesPass()(model)
     drop_traces(model)
     ensure_symbolic_batch(model)
+    ensure_whole_attention(model, marked)
     if not dynamic:
         ensure_no_resize(model)
+    return {name: count for name, count in applied.items() if count}
+
+
+def _sweep(model: ir.Model, apply: Callable[[ir.Model], int]) -> int:
+    """Run a pass on a graph in which every value has a reader: it looks at who reads what."""
+    RemoveUnusedNodesPass()(model)
+    return apply(model)
+
+
+def _until_none(model: ir.Model, apply: Callable[[ir.Model], int]) -> int:
+    """Run a pass until it finds nothing more; return how often it applied in all."""
+    total = 0
+    while count := _sweep(model, apply):
+        total += count
+    return total
+
+
+def ensure_whole_attention(model: ir.Model, marked: int) -> None:
+    """Raise unless each of the `marked` calls of attention is one node of the graph."""
+    fused = sum(node.op_type == "MultiHeadAttention" for node in model.graph.all_nodes())
+    if fused < marked:
+        raise ExportError(f"Of {marked} calls of attention only {fused} are one operator in the graph.")
 
 
 def drop_traces(model: ir.Model) -> bool:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from exporters.attention import PlainAttention
+from exporters.attention import WholeAttention
 from exporters.optimise import optimise
 from exporters.pixels import take_pixels
 from exporters.pool import Slice, WeightPool
@@ -27,9 +27,16 @@ INLINE_BYTES = 1024
 
 
 def export(
-    module: nn.Module, example: torch.Tensor, outputs: Sequence[str], patch_size: int | None
+    module: nn.Module,
+    example: torch.Tensor,
+    outputs: Sequence[str],
+    patch_size: int | None,
+    *,
+    whole_attention: bool = True,
 ) -> torch.onnx.ONNXProgram:
     """Return the exported program with a symbolic batch (and, with `patch_size`, symbolic height and width).
+
+    With `whole_attention` every call of attention is one marker node, for `exporters.passes.attention` to lower.
 
     Raises:
         ExportError: torch could not export the module.
@@ -38,7 +45,7 @@ def export(
     if patch_size is not None:
         dynamic |= {2: patch_size * torch.export.Dim("h", min=2), 3: patch_size * torch.export.Dim("w", min=2)}
     try:
-        with torch.no_grad(), _quiet(), PlainAttention():
+        with torch.no_grad(), _quiet(), WholeAttention(mark=whole_attention):
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -76,10 +83,10 @@ def derive(
         ExportError: The graph does not keep what it must (see `exporters.optimise`).
     """
     model = program.model.clone()
-    optimise(model, dynamic=dynamic)
+    applied = optimise(model, dynamic=dynamic, target=form.target, precision=form.precision)
     if form.input == "uint8":
         take_pixels(model, facts)
-    return model, {}
+    return model, {"passes": applied}
 
 
 def write(model: ir.Model, pool: WeightPool, path: Path, metadata: dict[str, str]) -> list[str]:

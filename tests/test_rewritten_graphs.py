@@ -172,7 +172,8 @@ def test_the_matrices_of_a_resize_are_stored_as_weights_are(tmp_path: Path) -> N
     program = to_onnx.export(module, images[:2], ["output"], None)
     pool = WeightPool(tmp_path, Manifest("test/resized"), tmp_path)
 
-    files = to_onnx.write(program, pool, tmp_path / "graph.onnx", {}, dynamic=False)
+    optimise.optimise(program.model, dynamic=False)
+    files = to_onnx.write(program.model, pool, tmp_path / "graph.onnx", {})
 
     assert len(files) == 1
     session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])

@@ -1,0 +1,249 @@
+"""Graph passes: each on real timm models of reduced depth, what it leaves behind, and that no number changes."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from exporters import optimise, to_onnx
+from exporters.float64 import run_in_float64
+from exporters.passes.activations import fuse_gelu, fuse_silu
+from exporters.passes.attention import fuse_attention
+from exporters.passes.layer_scale import fold_layer_scale
+from exporters.passes.layout import cancel_transposes
+from exporters.passes.normalisation import fuse_skip_normalisation
+from exporters.passes.tokens import compute_read_token_only, pad_for_prefix_tokens
+from exporters.verify import EPSILON, relative_rms
+from runtime.errors import ExportError
+from runtime.loud import draw_loud
+
+DEPTH = 2
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit": ("vit_tiny_patch16_224", {"depth": DEPTH}),
+    "registers": ("vit_small_patch14_reg4_dinov2", {"depth": DEPTH, "img_size": 112, "embed_dim": 96, "num_heads": 3}),
+    "swiglu": ("vit_giant_patch14_reg4_dinov2", {"depth": DEPTH, "img_size": 112, "embed_dim": 96, "num_heads": 3}),
+    "rotary": ("eva02_tiny_patch14_224", {"depth": DEPTH}),
+    "relative": ("beit_base_patch16_224", {"depth": DEPTH, "embed_dim": 96, "num_heads": 3}),
+    "pooled": ("vit_base_patch16_siglip_224", {"depth": DEPTH, "embed_dim": 96, "num_heads": 3}),
+    "swin": ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}),
+    "convnext": ("convnext_atto", {}),
+    "resnet": ("resnet18", {}),
+}
+VITS = ("vit", "registers", "swiglu", "rotary", "relative")
+exported: dict[str, tuple[nn.Module, Any, Tensor]] = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+    exported.clear()
+
+
+def export(name: str) -> tuple[nn.Module, ir.Model, Tensor]:
+    """Return a loud model, a fresh copy of its exported graph, and three images."""
+    if name not in exported:
+        architecture, options = MODELS[name]
+        module = timm.create_model(architecture, num_classes=0, **options).eval()
+        draw_loud(module, 0)
+        side = options.get("img_size", 224)
+        images = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(0))
+        exported[name] = (module, to_onnx.export(module, images[:2], ["embedding"], None), images)
+    module, program, images = exported[name]
+    return module, program.model.clone(), images
+
+
+def run(model: ir.Model, images: Tensor) -> np.ndarray[Any, Any]:
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"images": images.numpy()})[0])
+
+
+def swept(model: ir.Model) -> ir.Model:
+    optimise.RemoveUnusedNodesPass()(model)
+    return model
+
+
+def kinds(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", MODELS)
+def test_an_optimised_graph_gives_the_numbers_of_eager(name: str, target: str) -> None:
+    module, model, images = export(name)
+
+    optimise.optimise(model, dynamic=False, target=target)
+
+    got = run(model, images)
+    with torch.no_grad():
+        own = module(images).numpy()
+    exact = run_in_float64(module, images)[0].numpy()
+    assert relative_rms(own, got) < 5e-6
+    assert relative_rms(exact, got) <= 2 * max(relative_rms(exact, own), EPSILON)
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_every_block_has_one_attention_and_its_norms_take_the_residual(name: str) -> None:
+    _, model, _ = export(name)
+
+    applied = optimise.optimise(model, dynamic=False, target="cuda")
+
+    assert applied["attention"] == kinds(model)["MultiHeadAttention"] == DEPTH
+    assert applied["skip_normalisation"] >= 2 * DEPTH - 1
+    assert not {"Softmax", "Erf", "Sigmoid", "Expand", "Attention"} & set(kinds(model))
+
+
+def test_the_graph_of_a_vit_holds_nothing_else() -> None:
+    _, model, _ = export("vit")
+
+    optimise.optimise(model, dynamic=False, target="cuda")
+
+    found = kinds(model)
+    assert found["MatMul"] == 4 * DEPTH
+    assert found["SkipLayerNormalization"] + found["LayerNormalization"] == 2 * DEPTH + 1
+    assert not {"Shape", "Unsqueeze", "Concat", "Gather", "Cast"} & set(found)
+    assert found["Transpose"] == found["Reshape"] == 1  # patches to tokens
+
+
+def test_a_residual_norm_is_not_fused_for_cpus() -> None:
+    _, model, _ = export("vit")
+
+    optimise.optimise(model, dynamic=False, target="cpu")
+
+    assert kinds(model)["SkipLayerNormalization"] == 0
+
+
+def test_an_attention_that_is_lost_fails_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, model, _ = export("vit")
+    monkeypatch.setattr(optimise, "fuse_attention", lambda _: 0)
+
+    with pytest.raises(ExportError, match="Of 2 calls of attention only 0 are one operator"):
+        optimise.optimise(model, dynamic=False, target="cpu")
+
+
+def test_a_packed_projection_is_split_without_moving_it() -> None:
+    _, model, images = export("vit")
+    before = run_plain("vit", images)
+
+    assert fuse_attention(model) == DEPTH
+    optimise._until_none(model, cancel_transposes)
+
+    assert kinds(model)["Split"] == DEPTH
+    assert kinds(model)["Transpose"] == 1
+    assert relative_rms(before, run(model, images)) < 1e-6
+
+
+def run_plain(name: str, images: Tensor) -> np.ndarray[Any, Any]:
+    with torch.no_grad():
+        return np.asarray(exported[name][0](images).numpy())
+
+
+def test_prefix_tokens_change_no_bit() -> None:
+    _, model, images = export("registers")
+    fuse_attention(model)
+    before = run(swept(model), images)
+
+    assert pad_for_prefix_tokens(model) == 1
+
+    swept(model)
+    assert kinds(model)["Concat"] == kinds(model)["Expand"] == 0
+    np.testing.assert_array_equal(before, run(model, images))
+
+
+def test_the_last_block_is_computed_for_the_class_token_alone() -> None:
+    _, model, _ = export("vit")
+    optimise.optimise(model, dynamic=False, target="cpu")
+
+    lengths = [n.outputs[0].shape[1] for n in model.graph if n.op_type == "BiasGelu" and n.outputs[0].shape]
+
+    assert lengths == [197] * (DEPTH - 1) + [1]
+
+
+def test_tokens_that_are_averaged_are_all_computed() -> None:
+    _, model, _ = export("relative")  # BEiT averages its patches
+
+    assert "read_token" not in optimise.optimise(model, dynamic=False, target="cpu")
+
+
+def test_a_layer_scale_is_folded_into_the_projection_before_it() -> None:
+    _, model, images = export("registers")
+    fuse_attention(model)
+    before = run(swept(model), images)
+    scaled = kinds(model)["Mul"]
+
+    assert fold_layer_scale(model) == 2 * DEPTH
+
+    swept(model)
+    assert kinds(model)["Mul"] == scaled - 2 * DEPTH
+    assert relative_rms(before, run(model, images)) < 1e-6
+
+
+def test_a_layer_scale_too_small_for_float16_stays() -> None:
+    module, _, images = export("registers")
+    gammas = [p for name, p in module.named_parameters() if name.endswith("gamma")]
+    kept = [p.detach().clone() for p in gammas]
+    try:
+        with torch.no_grad():
+            for p in gammas:
+                p.fill_(1e-6)
+        model = to_onnx.export(module, images[:2], ["embedding"], None).model
+
+        assert fold_layer_scale(model) == 0
+    finally:
+        with torch.no_grad():
+            for p, old in zip(gammas, kept, strict=True):
+                p.copy_(old)
+
+
+def test_float32_weights_stay_as_they_are() -> None:
+    _, model, _ = export("registers")
+    before = {name for name, value in model.graph.initializers.items() if value.const_value.nbytes > 60_000}
+
+    optimise.optimise(model, dynamic=False, target="cuda")
+
+    assert {n for n, v in model.graph.initializers.items() if v.const_value.nbytes > 60_000} <= before
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        fuse_attention,
+        cancel_transposes,
+        fuse_gelu,
+        fuse_silu,
+        fuse_skip_normalisation,
+        pad_for_prefix_tokens,
+        compute_read_token_only,
+        fold_layer_scale,
+    ],
+)
+def test_a_pass_leaves_a_graph_without_its_pattern_alone(apply: Any) -> None:
+    _, model, _ = export("resnet")
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+
+    assert apply(model) == 0
+
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+def test_a_height_and_width_that_vary_keep_their_attention_whole() -> None:
+    module = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=DEPTH, dynamic_img_size=True).eval()
+    draw_loud(module, 0)
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    model = to_onnx.export(module, images, ["embedding"], 16).model
+
+    applied = optimise.optimise(model, dynamic=True, target="cuda")
+
+    assert applied["attention"] == DEPTH
+    other = torch.randn(3, 3, 96, 48, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert relative_rms(module(other).numpy(), run(model, other)) < 5e-6
