@@ -39,7 +39,7 @@ class _Narrowing:
             if node in nodes:
                 self._feed(node, computed)
         for value in computed:
-            value.dtype = self._dtype
+            value.type = ir.TensorType(self._dtype)  # a new one: clones of a graph share theirs
         for value in sorted(computed, key=lambda v: str(v.name)):
             self._widen(value, nodes)
 
@@ -48,7 +48,7 @@ class _Narrowing:
         for position, value in enumerate(node.inputs):
             if value in wanted and value not in computed:
                 assert value is not None
-                made = self._round(value) if value.const_value is not None else self._cast(value, self._dtype)
+                made = self._round(value) if value.is_initializer() else self._cast(value, self._dtype)
                 node.replace_input_with(position, made)
 
     def _round(self, value: ir.Value) -> ir.Value:
@@ -91,5 +91,3 @@ class _Narrowing:
 
 def _name_of(value: ir.Value, dtype: ir.DataType) -> str:
     return f"{value.name}_{dtype.name.lower()}"
-
-

@@ -5,8 +5,13 @@ casts that it put in between, so that nothing is rounded and nothing overflows: 
 looks perfect. Casts that a graph holds itself are kept at every level of optimisation: here each value gets its own.
 """
 
-import onnx_ir as ir
+from collections.abc import Sequence
+from typing import Any
 
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from exporters.in_memory import open_runner
 from exporters.kernels import MOVES, SHAPES
 
 NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -34,6 +39,14 @@ def emulate(model: ir.Model) -> ir.Model:
     return emulated
 
 
+def run_emulated(model: ir.Model, batches: Sequence[NDArray[Any]]) -> list[list[NDArray[Any]]]:
+    """Return the outputs for each batch that `model` gives on a device with kernels in 16 bits."""
+    emulated = emulate(model)
+    # Not optimised: onnxruntime would widen all weights while it loads, a second copy of them.
+    run = open_runner(emulated, list(emulated.graph.outputs), optimised=False)
+    return [run(batch) for batch in batches]
+
+
 def _keep(graph: ir.Graph, cast: ir.Node, narrow: dict[ir.Value, ir.DataType]) -> None:
     dtype = ir.DataType(cast.attributes.get_int("to"))
     if dtype in NARROW:
@@ -45,7 +58,7 @@ def _round_outputs(graph: ir.Graph, node: ir.Node, narrow: dict[ir.Value, ir.Dat
     if dtype is None:
         return
     for value in node.outputs:
-        value.dtype = ir.DataType.FLOAT
+        value.type = ir.TensorType(ir.DataType.FLOAT)  # a new one: clones of a graph share theirs
         rounded = value if node.op_type in MOVES else _insert(graph, value, dtype, ir.DataType.FLOAT)
         narrow[rounded] = dtype
 

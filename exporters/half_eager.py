@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 class _WeightsAs(TorchFunctionMode):
     """Every torch function gets the module's own float32 tensors in `dtype`, rounded when they are used.
@@ -33,7 +35,7 @@ class _WeightsAs(TorchFunctionMode):
         try:
             return func(*args, **kwargs)
         except RuntimeError as error:
-            if "not implemented for" not in str(error):
+            if not isinstance(error, NotImplementedError) and "not implemented for" not in str(error):
                 raise
         # torch has no kernel in 16 bits for this one on the CPU: what a GPU would give is the float32 result, rounded.
         args, kwargs = tree_map(self._widen, (args, kwargs))
@@ -49,14 +51,17 @@ class _WeightsAs(TorchFunctionMode):
         return value.to(self._dtype) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
-def run_in_half(module: nn.Module, images: Tensor, dtype: torch.dtype) -> list[Tensor]:
+def run_in_half(module: nn.Module, images: Tensor, precision: str) -> list[Tensor]:
     """Return what `module.to(dtype)` gives for `images`, as float32; the module stays as it is.
+
+    Where fp16 overflows the outputs are not finite: that is what eager gives.
 
     Args:
         module: A float32 module in evaluation mode, on the CPU.
         images: A float32 batch.
-        dtype: `torch.float16` or `torch.bfloat16`.
+        precision: "fp16" or "bf16".
     """
+    dtype = DTYPES[precision]
     with torch.no_grad(), _WeightsAs(module, dtype):
         output = module(images.to(dtype))
     outputs = list(output) if isinstance(output, list | tuple) else [output]

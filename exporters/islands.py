@@ -1,6 +1,6 @@
 """Which nodes of a graph stay in float32 when the rest is computed in 16 bits, and why."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,63 +42,68 @@ def find_islands(model: ir.Model, magnitudes: Mapping[str, float], precision: st
         precision: "fp16" or "bf16".
     """
     islands = {}
-    moving = from_images(model, magnitudes)
-    unfit = _unfit_weights(model, precision)
+    moving = _from_images(model, magnitudes)
+    weights = _unfit_weights(model, precision)
     for node in float_nodes(model, magnitudes):
-        reason = _reason(node, magnitudes, moving, unfit, precision)
+        reason: Reason | None
+        if not _among(node.inputs, moving):
+            reason = Reason("constant")
+        elif not (_among(node.outputs, moving) and _has_kernel(node, precision)):
+            reason = Reason("operator")
+        else:
+            reason = _unfit(node, magnitudes, weights, precision)
         if reason is not None:
             islands[node] = reason
     return islands | dict.fromkeys(_between(model, magnitudes, islands), Reason("between"))
 
 
-def float_nodes(model: ir.Model, floats: Iterable[str]) -> list[ir.Node]:
+def float_nodes(model: ir.Model, floats: Collection[str]) -> list[ir.Node]:
     """Return the nodes of the main graph that read or compute the numbers of a float32 value."""
-    names = set(floats)
-    return [node for node in model.graph if node.op_type not in SHAPES and float_inputs(node, names) + _outputs(node, names)]
+    nodes = [node for node in model.graph if node.op_type not in SHAPES]
+    return [node for node in nodes if float_inputs(node, floats) or _among(node.outputs, floats)]
 
 
-def float_inputs(node: ir.Node, floats: Iterable[str]) -> list[ir.Value]:
+def float_inputs(node: ir.Node, floats: Collection[str]) -> list[ir.Value]:
     """Return the float32 values that a node reads, computed ones and constants."""
-    return [v for v in node.inputs if v is not None and (v.name in floats or _is_float_constant(v))]
+    return [v for v in node.inputs if v is not None and (str(v.name) in floats or _is_float_constant(v))]
 
 
-def _outputs(node: ir.Node, floats: Iterable[str]) -> list[ir.Value]:
-    return [v for v in node.outputs if v.name in floats]
+def _among(values: Iterable[ir.Value | None], names: Collection[str]) -> list[str]:
+    return [str(v.name) for v in values if v is not None and str(v.name) in names]
 
 
 def _is_float_constant(value: ir.Value) -> bool:
-    return value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
+    return value.is_initializer() and value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
 
 
-def from_images(model: ir.Model, floats: Iterable[str]) -> set[str]:
+def _from_images(model: ir.Model, floats: Collection[str]) -> set[str]:
     """Return the names of the values that the images flow into as numbers, not merely as sizes."""
-    moving = {str(v.name) for v in model.graph.inputs if v.name in floats}
+    moving = set(_among(model.graph.inputs, floats))
     for node in model.graph:
-        if node.op_type not in SHAPES and any(v is not None and v.name in moving for v in node.inputs):
-            moving |= {str(v.name) for v in _outputs(node, floats)}
+        if node.op_type not in SHAPES and _among(node.inputs, moving):
+            moving.update(_among(node.outputs, floats))
     return moving
 
 
-def _reason(
-    node: ir.Node, magnitudes: Mapping[str, float], moving: set[str], unfit: Mapping[str, float], precision: str
+def _has_kernel(node: ir.Node, precision: str) -> bool:
+    return node.op_type in KERNELS[precision] and node.domain in ("", "com.microsoft")
+
+
+def _unfit(
+    node: ir.Node, magnitudes: Mapping[str, float], weights: Mapping[str, float], precision: str
 ) -> Reason | None:
-    if not any(v.name in moving for v in node.outputs):
-        return Reason("constant" if not any(v is not None and v.name in moving for v in node.inputs) else "operator")
-    if node.op_type not in KERNELS[precision] or node.domain not in ("", "com.microsoft"):
-        return Reason("operator")
-    values = [*float_inputs(node, magnitudes), *_outputs(node, magnitudes)]
-    for value in values:
-        if value.name in unfit:
-            return Reason("weight", str(value.name), unfit[value.name])
-    outside = {str(v.name): magnitudes[v.name] for v in values if v.name in magnitudes and not _fits(magnitudes[v.name], precision)}
-    if not outside:
-        return None
-    worst = max(outside, key=lambda name: outside[name])
-    return Reason("range", worst, outside[worst])
+    """Return the value of a node that does not fit into 16 bits, if there is one: the largest."""
+    constants = [Reason("weight", name, weights[name]) for name in _among(node.inputs, weights)]
+    computed = [
+        Reason("range", name, magnitudes[name])
+        for name in _among([*node.inputs, *node.outputs], magnitudes)
+        if not _fits(magnitudes[name], precision)
+    ]
+    return max(constants or computed, key=lambda reason: reason.magnitude, default=None)
 
 
 def _fits(magnitude: float, precision: str) -> bool:
-    limits = ml_dtypes.finfo(DTYPES[precision])
+    limits = _limits(DTYPES[precision])
     return magnitude == 0 or float(limits.smallest_normal) * MARGIN <= magnitude <= float(limits.max) / MARGIN
 
 
@@ -110,7 +115,7 @@ def _unfit_weights(model: ir.Model, precision: str) -> dict[str, float]:
             assert value.const_value is not None
             array = array_of(value.const_value)
             if not _keeps_its_digits(array, DTYPES[precision]):
-                found[str(value.name)] = float(np.abs(array).max())
+                found[str(value.name)] = float(np.abs(array[np.isfinite(array)]).max())
     return found
 
 
@@ -118,8 +123,12 @@ def _keeps_its_digits(array: np.ndarray[Any, Any], dtype: Any) -> bool:
     finite = array[np.isfinite(array)]
     rounded = narrow(finite, dtype).astype(np.float32)
     # Normal numbers are rounded by half of eps at most.
-    limit = float(ml_dtypes.finfo(dtype).eps) * np.linalg.norm(finite.astype(np.float64))
+    limit = float(_limits(dtype).eps) * np.linalg.norm(finite.astype(np.float64))
     return bool(np.isfinite(rounded).all() and np.linalg.norm((rounded - finite).astype(np.float64)) <= limit)
+
+
+def _limits(dtype: Any) -> Any:
+    return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
 
 
 def narrow(array: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
@@ -141,7 +150,7 @@ def _between(model: ir.Model, floats: Mapping[str, float], islands: Mapping[ir.N
 
 
 def _neighbours(node: ir.Node, floats: Mapping[str, float]) -> list[ir.Node | None]:
-    before = [v.producer() for v in node.inputs if v is not None and v.name in floats]
+    before = [v.producer() for v in node.inputs if v is not None and str(v.name) in floats]
     return [*before, *(user for v in node.outputs for user in v.consumers() if user.op_type not in SHAPES)]
 
 

@@ -1,9 +1,10 @@
 """Massive activations, put into backbones with loud random weights: those have none, so fp16 would never overflow.
 
 A trained ViT writes values of hundreds to thousands into a few fixed channels of its residual stream, in the middle
-blocks, through one neuron of an MLP that is larger still, and takes them back in the last block ("Massive Activations in
-Large Language Models", arXiv:2402.17762, has ViTs, too; "Vision Transformers Need Registers", arXiv:2309.16588, shows the
-tokens that carry them). Trained residual networks of convolutions have outlier channels likewise.
+blocks, through one neuron of an MLP that is larger still, and takes them back in the last block. "Massive Activations
+in Large Language Models" (arXiv:2402.17762) found them in ViTs, too, much alike for every image; "Vision Transformers
+Need Registers" (arXiv:2309.16588) shows the tokens that carry them. Residual networks of convolutions get outlier
+channels here likewise.
 """
 
 import math
