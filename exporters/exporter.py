@@ -57,16 +57,15 @@ class Exporter:
 
     def _onnx(self) -> Callable[[Form, WeightPool, Path], Written]:
         from exporters import to_onnx
+        from exporters.images import Images
 
-        request = self.job.request
-        dynamic = request.size == "dynamic"
+        request, images = self.job.request, Images(self.job.request, self.job.calibration)
         names = next(iter(self.references.values())).names
-        program = to_onnx.export(
-            self.model.module, example(request), names, request.spec.patch_size if dynamic else None
-        )
+        patch = request.spec.patch_size if images.dynamic else None
+        program = to_onnx.export(self.model.module, example(request), names, patch)
 
         def write(form: Form, pool: WeightPool, path: Path) -> Written:
-            model, facts = to_onnx.derive(program, form, request.spec.preprocessing, dynamic=dynamic)
+            model, facts = to_onnx.derive(program, form, images)
             return Written(to_onnx.write(model, pool, path, record.metadata(request, form)), facts)
 
         return write

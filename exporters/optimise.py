@@ -6,14 +6,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exporters.attention import DOMAIN, MARKER
-from exporters.cubic import expand_cubic_resize
 from exporters.passes.activations import fuse_gelu, fuse_silu
 from exporters.passes.attention import fuse_attention
+from exporters.passes.cubic import expand_cubic_resize
 from exporters.passes.layer_scale import fold_layer_scale
 from exporters.passes.layout import cancel_transposes
 from exporters.passes.normalisation import fuse_skip_normalisation
+from exporters.passes.statistics import normalise_by_rows
 from exporters.passes.tokens import compute_read_token_only, pad_for_prefix_tokens
-from exporters.statistics import normalise_by_rows
 from runtime.errors import ExportError
 
 PRODUCER = "backbone-runtime"

@@ -17,7 +17,7 @@ from runtime import eager
 from runtime.artifacts import open_store, sha256_of
 from runtime.backbone import Backbone
 from runtime.errors import BackboneError, BuildError, VerificationError
-from runtime.load import serve_artifact
+from runtime.load import device_of, serve_artifact
 from runtime.machine import installed
 from runtime.manifest import Artifact, Form, Manifest, StoredFile, TensorInfo
 from runtime.out_indices import label
@@ -190,15 +190,30 @@ def _device(form: Form) -> str | None:
 
 
 def _verify(job: Job, artifact: Artifact, backend: str, reference: Reference, space: Workspace) -> Measured:
+    outputs, served_by = _serve(job, artifact, backend, reference, space)
+    require_finite(f"the artifact ({artifact.key.form})", reference.names, outputs)
+    parities = compare(reference.names, reference.outputs, outputs)
+    own = reference.own_errors[artifact.key.precision]
+    new = [relative_rms(e, o) for e, o in zip(reference.exact, outputs[reference.exact_batch], strict=True)]
+    return Measured(parities, list(zip(own, new, strict=True)), served_by)
+
+
+def _serve(
+    job: Job, artifact: Artifact, backend: str, reference: Reference, space: Workspace
+) -> tuple[list[list[Any]], str]:
+    """Return the artifact's outputs for each batch, and what computed them."""
+    form = artifact.key.form
+    if form.target == "cuda" and form.precision != "fp32" and device_of(job.request, backend) == "cpu":
+        import onnx_ir as ir
+
+        from exporters.half.emulation import run_emulated
+
+        model = ir.load(space.staged / artifact.graph.name)
+        return run_emulated(model, reference.batches), "emulated on the CPU, every value rounded"
     with load_staged(job.request, artifact, backend, space.staging.root, job.threads) as backbone:
         outputs = [_run(backbone, batch) for batch in reference.batches]
         served_by = " ".join([backbone.backend, *backbone.providers[:1]])
-    got = [output if isinstance(output, list) else [output] for output in outputs]
-    require_finite(f"the artifact ({artifact.key.form})", reference.names, got)
-    parities = compare(reference.names, reference.outputs, got)
-    own = reference.own_errors[artifact.key.precision]
-    new = [relative_rms(e, o) for e, o in zip(reference.exact, got[reference.exact_batch], strict=True)]
-    return Measured(parities, list(zip(own, new, strict=True)), served_by)
+    return [output if isinstance(output, list) else [output] for output in outputs], served_by
 
 
 def _run(backbone: Backbone, batch: Any) -> Any:

@@ -1,6 +1,7 @@
 """What is written down about an artifact: in its manifest entry, and inside a lone ONNX file."""
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -63,6 +64,10 @@ def parity(measured: Measured, reference: Reference) -> dict[str, Any]:
 def outputs(measured: Measured) -> list[dict[str, Any]]:
     """Return how far each output lies from eager in float32, and both from float64."""
     return [
-        {**p.to_json(), "float64_error": {"eager": float(f"{own:.3g}"), "artifact": float(f"{new:.3g}")}}
+        {**p.to_json(), "float64_error": {"eager": _digits(own), "artifact": _digits(new)}}
         for p, (own, new) in zip(measured.parities, measured.float64, strict=True)
     ]
+
+
+def _digits(error: float) -> float | None:
+    return float(f"{error:.3g}") if math.isfinite(error) else None

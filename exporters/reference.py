@@ -24,7 +24,7 @@ class Reference:
         outputs: Per batch, per output.
         exact: One batch's outputs in float64.
         exact_batch: Which batch that is.
-        own_errors: By precision: eager's relative RMS error against float64, per output.
+        own_errors: By precision: eager's relative RMS error against float64, per output; NaN where it overflows.
     """
 
     names: tuple[str, ...]
@@ -73,7 +73,7 @@ def _eager_outputs(model: EagerModel, precision: str, images: Any, fp32: list[An
     """Return what eager gives in a precision; of int8, which it does not have, float32's."""
     if precision not in ("fp16", "bf16"):
         return fp32
-    from exporters.half_eager import run_in_half
+    from exporters.half.eager import run_in_half
 
     return [o.float().numpy() for o in run_in_half(model.module, images, precision)]
 

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from exporters.attention import WholeAttention
+from exporters.half.conversion import to_half
+from exporters.images import Images
+from exporters.int8.conversion import to_int8
 from exporters.optimise import optimise
 from exporters.pixels import take_pixels
 from exporters.pool import Slice, WeightPool
 from runtime.errors import ExportError
-from runtime.facts import Preprocessing
 from runtime.manifest import Form
 
 # Opset 18 has LayerNormalization as one operator and runs on every onnxruntime in use; IR 10 likewise.
@@ -72,21 +74,25 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
-def derive(
-    program: torch.onnx.ONNXProgram, form: Form, facts: Preprocessing, *, dynamic: bool
-) -> tuple[ir.Model, dict[str, Any]]:
+def derive(program: torch.onnx.ONNXProgram, form: Form, images: Images) -> tuple[ir.Model, dict[str, Any]]:
     """Return the program's graph in one of its forms, and what the manifest tells of how it was made.
 
     The program is left as it is; graphs of other forms share its weights.
 
     Raises:
-        ExportError: The graph does not keep what it must (see `exporters.optimise`).
+        ExportError: The graph does not keep what it must (see `exporters.optimise`), or nothing of it fits int8.
+        VerificationError: int8 loses too much on the calibration images.
     """
     model = program.model.clone()
-    applied = optimise(model, dynamic=dynamic, target=form.target, precision=form.precision)
+    applied = optimise(model, dynamic=images.dynamic, target=form.target, precision=form.precision)
+    facts: dict[str, Any] = {"passes": applied}
+    if form.target == "cuda" and form.precision in ("fp16", "bf16"):
+        facts["half"] = to_half(model, precision=form.precision, batches=images.verification())
+    if form.precision == "int8":
+        facts["int8"] = to_int8(model, images.calibration())
     if form.input == "uint8":
-        take_pixels(model, facts)
-    return model, {"passes": applied}
+        take_pixels(model, images.facts)
+    return model, facts
 
 
 def write(model: ir.Model, pool: WeightPool, path: Path, metadata: dict[str, str]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.calibration import bundled_calibration, load_calibration
+from exporters.int8.calibration import bundled_calibration, load_calibration
 from runtime.errors import InputError
 from runtime.facts import HALF, Preprocessing
 from runtime.preprocess import preprocess

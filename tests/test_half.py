@@ -16,16 +16,16 @@ from outliers import inject_outliers
 from torch import Tensor, nn
 
 from exporters import to_onnx
-from exporters.casts import compute_in_half
-from exporters.emulation import emulate, run_emulated
 from exporters.float64 import run_in_float64
-from exporters.half import to_half
-from exporters.half_eager import run_in_half
+from exporters.half.casts import compute_in_half
+from exporters.half.conversion import to_half
+from exporters.half.eager import run_in_half
+from exporters.half.emulation import emulate, run_emulated
+from exporters.half.islands import float_nodes
+from exporters.half.ranges import float_values, measure
 from exporters.in_memory import open_runner
-from exporters.islands import float_nodes
 from exporters.optimise import optimise
 from exporters.pool import WeightPool
-from exporters.ranges import float_values, measure
 from exporters.verify import LIMITS, compare, gate, gate_float64, relative_rms, require_finite, verification_inputs
 from runtime.errors import VerificationError
 from runtime.facts import HALF, Preprocessing

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from exporters import optimise, to_onnx
-from exporters.calibration import bundled_calibration
 from exporters.in_memory import open_runner
-from exporters.int8 import to_int8
-from exporters.layers import find_groups
-from exporters.observation import observe
-from exporters.quantisation import quantise
-from exporters.recipes import find_recipe
-from exporters.sensitivity import measure_sensitivity, smallest_cosine
+from exporters.int8.calibration import bundled_calibration
+from exporters.int8.conversion import to_int8
+from exporters.int8.layers import find_groups
+from exporters.int8.observation import observe
+from exporters.int8.quantisation import quantise
+from exporters.int8.recipes import find_recipe
+from exporters.int8.sensitivity import measure_sensitivity, smallest_cosine
 from runtime.errors import ExportError, VerificationError
 from runtime.facts import HALF, Preprocessing
 from runtime.loud import draw_loud, settle

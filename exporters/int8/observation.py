@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from exporters.in_memory import open_runner
-from exporters.layers import Group
+from exporters.int8.layers import Group
 
 Batch = NDArray[np.float32]
 

@@ -7,9 +7,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from exporters.in_memory import open_runner
-from exporters.layers import Group, find_groups
-from exporters.quantisation import constant
-from exporters.recipes import Recipe
+from exporters.int8.layers import Group, find_groups
+from exporters.int8.quantisation import constant
+from exporters.int8.recipes import Recipe
 from exporters.verify import compare
 
 Batch = NDArray[np.float32]

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exporters.in_memory import array_of, open_runner
-from exporters.layers import Group, find_groups
-from exporters.observation import observe
-from exporters.quantisation import NORMS, norm_of, quantise, quantise_dynamically
-from exporters.recipes import Recipe, find_recipe
-from exporters.sensitivity import measure_sensitivity, smallest_cosine
+from exporters.int8.layers import Group, find_groups
+from exporters.int8.observation import observe
+from exporters.int8.quantisation import NORMS, norm_of, quantise, quantise_dynamically
+from exporters.int8.recipes import Recipe, find_recipe
+from exporters.int8.sensitivity import measure_sensitivity, smallest_cosine
 from runtime.errors import ExportError, VerificationError
 
 Batch = NDArray[np.float32]

@@ -6,9 +6,9 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from exporters.casts import compute_in_half
-from exporters.islands import MARGIN, Reason, find_islands, float_nodes
-from exporters.ranges import measure
+from exporters.half.casts import compute_in_half
+from exporters.half.islands import MARGIN, Reason, find_islands, float_nodes
+from exporters.half.ranges import measure
 from exporters.verify import Batch
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporters.layers import Group
-from exporters.observation import Observation
+from exporters.int8.layers import Group
+from exporters.int8.observation import Observation
 
 Array = NDArray[np.float32]
 

@@ -11,8 +11,8 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from exporters.half.kernels import MOVES, SHAPES
 from exporters.in_memory import open_runner
-from exporters.kernels import MOVES, SHAPES
 
 NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 

@@ -8,8 +8,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from exporters.in_memory import array_of
-from exporters.layers import Group, Layer
-from exporters.recipes import Recipe, quantise_weights
+from exporters.int8.layers import Group, Layer
+from exporters.int8.recipes import Recipe, quantise_weights
 
 # Where a normalisation's weight and bias are among its inputs.
 NORMS = {

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from exporters.half.kernels import KERNELS, LIGHT, SHAPES
 from exporters.in_memory import array_of
-from exporters.kernels import KERNELS, LIGHT, SHAPES
 
 DTYPES: dict[str, Any] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 # Images of production are not those that were measured, so a value must stay this many times below what overflows, and

@@ -5,9 +5,9 @@ from collections.abc import Collection
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exporters.half.islands import DTYPES, float_inputs, narrow
+from exporters.half.kernels import SHAPES
 from exporters.in_memory import array_of
-from exporters.islands import DTYPES, float_inputs, narrow
-from exporters.kernels import SHAPES
 
 
 def compute_in_half(model: ir.Model, nodes: Collection[ir.Node], floats: Collection[str], precision: str) -> None:
