@@ -89,8 +89,9 @@ def _slices(graph: Path) -> Iterator[Slice]:
     else:
         with zipfile.ZipFile(graph) as archive:
             record = next(name for name in archive.namelist() if name.endswith(f"/extra/{TABLE}"))
-            for file, offset, shape, _, *dtype in json.loads(archive.read(record)).values():
-                yield Slice(file, offset, _BYTES.get(*dtype or ["float32"], 1) * int(np.prod(shape)))
+            for file, offset, shape, *others in json.loads(archive.read(record)).values():
+                dtype = others[1] if len(others) > 1 else "float32"  # before recipe 3 there were no others
+                yield Slice(file, offset, _BYTES.get(dtype, 1) * int(np.prod(shape)))
 
 
 def _slices_of_onnx(graph: Path) -> Iterator[Slice]:
