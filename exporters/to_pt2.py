@@ -4,8 +4,9 @@ import contextlib
 import copy
 import json
 import logging
+import os
+import shlex
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -91,12 +92,16 @@ def write(program: torch.export.ExportedProgram, pool: WeightPool, path: Path) -
     Raises:
         BuildError: There is no C++ compiler, or it fails.
     """
-    require_compiler()
+    compiler = find_compiler()
     (example,), _ = program.example_inputs
-    with torch.no_grad(), _quiet(), _own_cache():
+    # Its name is part of what is hashed into the names of compiled files: not a random one.
+    folder = path.with_name("compiling")
+    with torch.no_grad(), _quiet(), _own_cache(folder):
         try:
             module = program.module(check_guards=False)
-            made: Any = torch._inductor.aot_compile(module, (example,), options=_options(example.device))
+            made: Any = torch._inductor.aot_compile(
+                module, (example,), options=_options(example.device, compiler, folder)
+            )
         except Exception as error:
             raise BuildError(f"AOTInductor could not compile it: {_first_line(error)}") from error
         (weights,) = (part for part in made if isinstance(part, dict))
@@ -111,24 +116,28 @@ def write(program: torch.export.ExportedProgram, pool: WeightPool, path: Path) -
     return sorted({row[0] for row in table.values()})
 
 
-def require_compiler() -> None:
-    """Raise unless there is a C++ compiler.
+def find_compiler() -> str:
+    """Return the command of the C++ compiler.
 
     Raises:
         BuildError: There is none.
     """
     from torch._inductor import config
 
-    name = next(filter(None, config.cpp.cxx), "g++")
-    if shutil.which(name) is None:
+    command = str(next(filter(None, config.cpp.cxx)))
+    if shutil.which(shlex.split(command)[0]) is None:
         raise BuildError(
-            f"pt2 is compiled C++, and there is no compiler {name!r} here. Install one (apt-get install g++), or name "
-            "yours in the environment variable CXX. Serving needs none."
+            f"pt2 is compiled C++, and there is no compiler {command!r} here. Install one (apt-get install g++), or "
+            "name yours in the environment variable CXX. Serving needs none."
         )
+    return command
 
 
-def _options(device: torch.device) -> dict[str, Any]:
-    return OPTIONS | (X86 if _is_x86(machine(str(device))) else {})
+def _options(device: torch.device, compiler: str, folder: Path) -> dict[str, Any]:
+    # Error messages name source files: not where they lie on the machine that compiles.
+    hidden = [f"-ffile-prefix-map={folder}=.", f"-ffile-prefix-map={Path(torch.__file__).parent}=torch"]
+    options = OPTIONS | {"cpp.cxx": (None, f"{compiler} {shlex.join(hidden)}")}
+    return options | (X86 if _is_x86(machine(str(device))) else {})
 
 
 def _needs(device: torch.device) -> Machine:
@@ -151,12 +160,25 @@ def _converted(module: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _own_cache() -> Iterator[None]:
-    """Compile in a folder that is gone afterwards, also when compiling failed."""
-    from torch._inductor.utils import fresh_cache
+def _own_cache(folder: Path) -> Iterator[None]:
+    """Compile in `folder`, from nothing that was compiled before; it is gone afterwards, also when compiling failed."""
+    from torch._inductor.utils import clear_caches
 
-    with tempfile.TemporaryDirectory() as folder, fresh_cache(dir=folder, delete=False):
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
+    before = {name: os.environ.get(name) for name in own}
+    folder.mkdir()
+    os.environ.update(own)
+    clear_caches()
+    try:
         yield
+    finally:
+        clear_caches()
+        shutil.rmtree(folder)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _archive(records: dict[str, bytes], file: BinaryIO) -> None:
