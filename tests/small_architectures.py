@@ -20,7 +20,9 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     ),
     "Swin": lambda: timm.create_model("swin_tiny_patch4_window7_224", **_SWIN, num_classes=0),
     "ConvNet": lambda: timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(16, 24, 32, 40), num_classes=0),
-    "ConvNet with batch norms": lambda: timm.create_model("resnet18", layers=(1, 1, 1, 1), channels=(16, 24, 32, 40), num_classes=0),
+    "ConvNet with batch norms": lambda: timm.create_model(
+        "resnet18", layers=(1, 1, 1, 1), channels=(16, 24, 32, 40), num_classes=0
+    ),
 }
 
 

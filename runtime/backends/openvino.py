@@ -10,6 +10,7 @@ from runtime.machine import cpu_count, installed
 from runtime.providers import parse_device
 from runtime.request import Request
 
+MISSING = "backend='openvino' needs openvino, which is not installed. Run: pip install 'backbone-runtime[openvino]'."
 # Per precision: what the CPU must be capable of, in OpenVINO's words, and the type of what is not quantised.
 # An int8 graph says itself what is quantised.
 PRECISIONS = {"fp32": ("FP32", "f32"), "bf16": ("BF16", "bf16"), "int8": ("INT8", "f32")}
