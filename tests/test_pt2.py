@@ -16,7 +16,7 @@ import torch
 from conftest import request_for
 from torch import nn
 
-from exporters import pipeline, to_pt2
+from exporters import pipeline, pool, to_pt2
 from exporters.plan import Job
 from exporters.pool import WeightPool
 from runtime import Backbone, load_model
@@ -137,8 +137,8 @@ def test_bf16_is_computed_in_bf16_and_returned_in_float32(tmp_path: Path) -> Non
     assert torch.cosine_similarity(got, expected).min() > 0.9995
     assert distance(got.numpy(), expected.numpy()) > 1e-4, "that is float32"
     assert {p.dtype for p in module.parameters()} == {torch.float32}, "the module was changed"
-    assert 2 * sum(p.numel() for p in module.parameters()) <= sum(f.stat().st_size for f in tmp_path.glob("*.data"))
-    assert sum(f.stat().st_size for f in tmp_path.glob("*.data")) < 3 * sum(p.numel() for p in module.parameters())
+    stored = sum(piece.length for piece in pool._slices(tmp_path / "module.pt2"))
+    assert stored == 2 * sum(p.numel() for p in module.parameters()), "a later build would read other bytes"
 
 
 def test_threads_that_share_a_backbone_get_their_own_numbers(root: Path) -> None:
@@ -146,8 +146,8 @@ def test_threads_that_share_a_backbone_get_their_own_numbers(root: Path) -> None
     batches = [images(1 + seed % 3, seed=seed) for seed in range(24)]
     alone = [model(batch) for batch in batches]
 
-    with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(model, batches))
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(model, batches))
 
     for got, expected in zip(together, alone, strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
