@@ -92,13 +92,15 @@ def _device_mb() -> float:
 
 def main(task: dict[str, Any]) -> None:
     """Body of the process measured: one embedding, then a line that says what it took."""
+    import numpy
+
     from benchmarks import ways
 
     channels, *size = task["image_shape"]
     shape, dtype = ((1, channels, *size), "float32") if task["images"] == "float32" else ((1, *size, channels), "uint8")
     try:
         served, _ = ways.load_timed(task["way"], task["model"], task["options"], ())
-        served.to_arrays(served.call(served.to_input(ways.np.zeros(shape, dtype))))
+        served.to_arrays(served.call(served.to_input(numpy.zeros(shape, dtype))))
     except Exception as error:
         print(json.dumps({"reason": ways.reason(error)}), flush=True)
         return

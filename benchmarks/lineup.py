@@ -5,19 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from benchmarks.contender import WITHOUT_TORCH, Contender
+from runtime.manifest import Form
 
 EAGER = "eager fp32"
 Side = Literal["torch", "ours", "peer", "product"]
-
-
-@dataclass(frozen=True, order=True)
-class Form:
-    """An artifact that must be built, in the words of `python -m exporters.build`."""
-
-    format: str
-    target: str = "any"
-    precision: str = "fp32"
-    input: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ CPU = (
     _uint8("onnx fp32 from uint8", "fp32", Form("onnx", "cpu", input="uint8"), _ORT),
     _ours("onnx int8", "onnx", "int8", Form("onnx", "cpu", "int8"), _ORT),
     _ours("openvino fp32", "openvino", "fp32", Form("onnx", "cpu"), _VINO),
-    _ours("openvino bf16", "openvino", "bf16", Form("onnx", "cpu"), _VINO),
+    _ours("openvino bf16", "openvino", "bf16", Form("onnx", "cpu", "bf16"), _VINO),
     _ours("openvino int8", "openvino", "int8", Form("onnx", "cpu", "int8"), _VINO),
     _ours("pt2 fp32", "pt2", "fp32", Form("pt2", "cpu"), _TORCH),
     _ours("pt2 bf16", "pt2", "bf16", Form("pt2", "cpu", "bf16"), _TORCH),

@@ -98,8 +98,8 @@ class _Section:
     def enter(self, candidate: Candidate) -> bool:
         """Add the row of a contender, with its cold start; return whether it can run here: the reason is noted."""
         entry = candidate.entry
-        row = {"label": entry.label, "side": entry.side, "precision": entry.precision, "images": entry.images}
-        row["reason"] = candidate.reason
+        row: dict[str, Any] = {"label": entry.label, "side": entry.side, "precision": entry.precision}
+        row["images"], row["reason"] = entry.images, candidate.reason
         self.rows.append(row)
         if candidate.reason is None and entry.side != "product":
             try:
@@ -162,7 +162,8 @@ class _Section:
         left = deadline - time.monotonic()
         if expected is None or LEAST_ROUNDS * expected <= left:
             return None
-        return f"batch {batch}: {LEAST_ROUNDS} rounds would take {LEAST_ROUNDS * expected:.0f} s, {max(0, left):.0f} s left"
+        needed = f"{LEAST_ROUNDS} rounds would take {LEAST_ROUNDS * expected:.0f} s"
+        return f"batch {batch}: {needed}, {max(0, left):.0f} s left"
 
     def _batch(
         self, made: dict[str, Runner], images: dict[str, str], batch: int, time_plan: tuple[float, float]

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import peers
 from benchmarks.contender import Contender
-from benchmarks.lineup import Entry, Form, contender
+from benchmarks.lineup import Entry, contender
 from benchmarks.subject import Subject
+from runtime.manifest import Form
 
 
 @dataclass(frozen=True)
@@ -23,32 +25,48 @@ class Candidate:
 
 
 def build_forms(model: str, forms: Iterable[Form], weights: str, artifacts: str) -> dict[Form, str]:
-    """Build the forms that are missing or stale; return those that cannot be had, with the reason."""
+    """Build the forms that are missing or stale; return those that cannot be had, with the reason.
+
+    Forms of one input contract are built by one command, for they come from one export; if none of them is built,
+    each once more by itself, for one that breaks the process would take the others with it.
+    """
+    wanted = sorted(set(forms))
     reasons: dict[Form, str] = {}
-    for form in sorted(set(forms)):
-        if reason := _build_one(model, form, weights, artifacts):
-            reasons[form] = reason
+    for contract in dict.fromkeys(form.input for form in wanted):
+        together = [form for form in wanted if form.input == contract]
+        arguments = [model, f"--weights={weights}", f"--artifacts={artifacts}"]
+        refused = _build(together, arguments)
+        if len(refused) == len(together) > 1:
+            refused = {form: why for alone in together for form, why in _build([alone], arguments).items()}
+        reasons |= refused
     return reasons
 
 
-def _build_one(model: str, form: Form, weights: str, artifacts: str) -> str | None:
-    command = [sys.executable, "-m", "exporters.build", model, "--out-indices=none", "--json"]
-    command += [f"--weights={weights}", f"--artifacts={artifacts}", *flags(form)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if not done.returncode:
-        return None
-    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
-    notes = [outcome["note"].splitlines()[0] for outcome in outcomes if outcome["status"] == "failed"]
+def _build(forms: Sequence[Form], arguments: Sequence[str]) -> dict[Form, str]:
+    command = [sys.executable, "-m", "exporters.build", "--out-indices=none", "--json", *arguments, *flags(forms)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    known = {Form(*(o[name] for name in ("format", "target", "precision", "input"))): o for o in outcomes}
     last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-    return f"not built: {notes[0] if notes else last}"
+    reasons = {}
+    for form in forms:
+        if form not in known:
+            reasons[form] = f"not built: {last}"
+        elif known[form]["status"] == "failed":
+            reasons[form] = f"not built: {(known[form]['note'].splitlines() or ['no reason given'])[0]}"
+    return reasons
 
 
-def flags(form: Form) -> list[str]:
-    """Return the options of `python -m exporters.build` that give exactly this form."""
-    given = [f"--format={form.format}"]
-    given += [f"--target={form.target}"] if form.target != "any" else []
-    given += [f"--precision={form.precision}"] if form.precision != "fp32" else []
-    return given + ([f"--input={form.input}"] if form.input != "float32" else [])
+def flags(forms: Sequence[Form]) -> list[str]:
+    """Return the options of `python -m exporters.build` that give these forms, which share an input contract."""
+    targets = [form.target for form in forms if form.target != "any"]
+    given = {
+        "format": [form.format for form in forms],
+        "target": targets,
+        "precision": [form.precision for form in forms],
+        "input": [form.input for form in forms],
+    }
+    return [f"--{name}={','.join(dict.fromkeys(values))}" for name, values in given.items() if values]
 
 
 def prepare(subject: Subject, device: str, entries: Sequence[Entry], build: bool, folder: Path) -> list[Candidate]:
@@ -66,7 +84,7 @@ def prepare(subject: Subject, device: str, entries: Sequence[Entry], build: bool
     graphs, refused = _export(subject, entries, folder)
     made = []
     for entry in entries:
-        given = {"weights": subject.weights, "artifacts": subject.artifacts, "device": device}
+        given: dict[str, Any] = {"weights": subject.weights, "artifacts": subject.artifacts, "device": device}
         given |= {"products": subject.work["products"], "graph": graphs.get(entry.export or "")}
         reason = missing.get(entry.form) if entry.form else refused.get(entry.export or "")
         if entry.side == "product" and not subject.work["products"]:

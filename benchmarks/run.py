@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entries = {device: _chosen(LINEUPS[device], options.contenders) for device in _devices(options.device)}
     except BackboneError as error:
         parser.error(str(error))
-    report = {
+    report: dict[str, Any] = {
         "schema": SCHEMA,
         "command": " ".join(["python -m benchmarks.run", *given]),
         "machine": machine_facts(),

