@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         before, after = results.read(options.before), results.read(options.after)
         found = list(compare(before, after, options.max_regress))
+        if not found:
+            raise ReportError("Neither report measured a contender: there is nothing to compare.")
     except ReportError as error:
         parser.error(str(error))
     if differences := different(before, after):
@@ -122,7 +124,9 @@ def compare(before: Report, after: Report, limit: float) -> Iterator[Finding]:
 
 
 def _contender(what: str, old: Row | None, new: Row | None, limit: float) -> Iterator[Finding]:
-    sizes = [set() if row is None else {int(b) for b in row.get("timings", {})} for row in (old, new)]
+    sizes = [
+        {int(b) for b in row.get("timings", {}) if results.ratios(row, int(b))} if row else set() for row in (old, new)
+    ]
     for batch in sorted(sizes[0] | sizes[1]):
         where = f"{what}, batch {batch}"
         if batch not in sizes[0]:

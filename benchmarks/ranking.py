@@ -6,6 +6,7 @@ from statistics import geometric_mean, median
 from typing import Any
 
 from benchmarks import results
+from benchmarks.lineup import EAGER
 from benchmarks.results import Row, Section
 
 
@@ -46,7 +47,7 @@ def _backend(row: Row) -> str | None:
         return None
     if row["side"] == "ours":
         return str(row["about"]["backend"])
-    return "eager" if row["label"] in (results.EAGER, f"eager {row['precision']}") else None
+    return "eager" if row["label"] in (EAGER, f"eager {row['precision']}") else None
 
 
 def _order(backends: Mapping[str, Mapping[str, tuple[float, float]]]) -> list[dict[str, Any]]:

@@ -174,16 +174,17 @@ def _products(section: Section, sizes: Sequence[int]) -> list[str]:
 def _tiles(section: Section, sizes: Sequence[int]) -> list[str]:
     decode, prepare = (median(section["tile_seconds"][name]) for name in ("decode", "preprocess"))
     batch = max(sizes, default=1)
-    shares = []
+    shares: list[str] = []
     best = results.fastest([r for r in results.contenders(section) if r["images"] == "float32"], batch)
     for row in (results.eager(section), best):
         rate = results.images_per_second(row, batch) if row else None
         if row and rate:
             share = (decode + prepare) / (decode + prepare + 1 / rate)
             shares.append(f"{100 * share:.0f}% with {row['label']}")
+    told = " and ".join(dict.fromkeys(shares)) or "not measured"
     return [
-        f"- A JPEG tile takes {1000 * decode:.2f} ms to decode and {1000 * prepare:.2f} ms to preprocess on one CPU; of "
-        f"the time from file to embedding at batch {batch}, {' and '.join(dict.fromkeys(shares)) or 'not measured'}.",
+        f"- A JPEG tile takes {1000 * decode:.2f} ms to decode and {1000 * prepare:.2f} ms to preprocess on one CPU; "
+        f"of the time from file to embedding at batch {batch}, {told}.",
     ]
 
 
