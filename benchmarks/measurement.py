@@ -47,7 +47,7 @@ def measure(subject: Subject, device: str, candidates: Sequence[Candidate], plan
     """Return what the report says of one backbone on one device."""
     section = _Section(subject, plan)
     ready = [candidate.contender for candidate in candidates if section.enter(candidate)]
-    together = groups(ready, {row["label"]: row["cold"][0]["peak_mb"] for row in section.rows if "cold" in row})
+    together = groups(ready, {row["label"]: row["cold"][0]["peak_mb"] for row in section.rows if row.get("cold")})
     for left, group in zip(range(len(together), 0, -1), together, strict=True):
         now = time.monotonic()
         section.run(group, now + (plan.deadline - now) / left)
@@ -115,6 +115,8 @@ class _Section:
             self._check(made, images)
             last: float | None = None
             for position, batch in enumerate(self.plan.batches):
+                if EAGER not in made:
+                    break
                 expected = None if last is None else last * batch / self.plan.batches[position - 1]
                 if reason := self._no_time(batch, expected, deadline):
                     self.skipped.setdefault(str(batch), reason)
@@ -122,6 +124,9 @@ class _Section:
                 last = self._batch(made, images, batch, (expected or 0.0, self._until(batch, deadline)))
             for label, runner in made.items():
                 self._row(label)["peak_mb"] = runner.peak_mb()
+            for row in map(self._row, images):
+                if not row.get("timings") and row["reason"] is None:
+                    row["reason"] = f"{EAGER} did not run beside it"
 
     @contextmanager
     def _started(self, group: Sequence[Contender]) -> Iterator[dict[str, Runner]]:
@@ -145,18 +150,17 @@ class _Section:
             row = self._row(label)
             try:
                 seconds, outputs = runner.run(batch[images[label]])
-            except ContenderError as error:
-                self._lost(label, error)
+                row.setdefault("first_call_seconds", seconds)
+                if label == EAGER:
+                    self._eager_outputs = outputs
+                if row["side"] != "product":
+                    references = {"float64": self.subject.exact, "eager": self._eager_outputs}
+                    row["fidelity"] = {name: fidelity(outputs_of, outputs) for name, outputs_of in references.items()}
+            except (ContenderError, ValueError) as error:
+                row["reason"] = str(error)
                 made.pop(label).close()
-                continue
-            row.setdefault("first_call_seconds", seconds)
-            if label == EAGER:
-                self._eager_outputs = outputs
-            if row["side"] != "product":
-                row["fidelity"] = {
-                    "float64": fidelity(self.subject.exact, outputs),
-                    "eager": fidelity(self._eager_outputs, outputs),
-                }
+                if label == EAGER:
+                    return  # nothing to compare with
 
     def _no_time(self, batch: int, expected: float | None, deadline: float) -> str | None:
         left = deadline - time.monotonic()
@@ -191,13 +195,9 @@ class _Section:
         to_come = len([b for b in self.plan.batches if b >= batch])
         return now + max(0.0, deadline - now) / to_come
 
-    def _lost(
-        self, label: str, error: ContenderError, made: dict[str, Runner] | None = None, batch: int | None = None
-    ) -> None:
-        at = f"batch {batch}: " if batch else ""
-        self._row(label)["reason"] = f"{at}{error}"
-        if made is not None:
-            made.pop(label).close()
+    def _lost(self, label: str, error: ContenderError, made: dict[str, Runner], batch: int) -> None:
+        self._row(label)["reason"] = f"batch {batch}: {error}"
+        made.pop(label).close()
 
     def _row(self, label: str) -> dict[str, Any]:
         return next(row for row in self.rows if row["label"] == label)

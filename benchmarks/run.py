@@ -72,7 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--batches", type=_numbers, metavar="N,N", help="default: 1,8,32,64; on few CPUs 1,8,32")
     add("--rounds", type=int, default=25, help="most rounds of a batch size (default: 25)")
     add("--budget", type=float, default=20.0, metavar="MINUTES", help="stop adding rounds then (default: 20)")
-    add("--cold-starts", type=int, default=3, metavar="N", help="most fresh processes a contender (default: 3)")
+    add(
+        "--cold-starts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="fresh processes a contender, 0 for none (default: 3)",
+    )
     add("--contenders", action="append", default=[], metavar="GLOB", help="only these, beside eager fp32 (repeatable)")
     add("--weights", choices=("pretrained", "random"), default="random", help="default: random")
     add("--artifacts", metavar="DIR", help="use and fill this store (default: a temporary one)")
