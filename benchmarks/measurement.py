@@ -24,6 +24,8 @@ LONG_SECONDS = 2.0
 PRODUCT_MB = 700.0
 # What the rounds of a batch size take at least, over one round: a warm-up and the fewest rounds.
 LEAST_ROUNDS = 4
+# A batch size that costs no more is measured even when the time is over.
+CHEAP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class _Section:
 
     def _no_time(self, batch: int, expected: float | None, deadline: float) -> str | None:
         left = deadline - time.monotonic()
-        if expected is None or LEAST_ROUNDS * expected <= left:
+        if expected is None or LEAST_ROUNDS * expected <= max(left, CHEAP_SECONDS):
             return None
         needed = f"{LEAST_ROUNDS} rounds would take {LEAST_ROUNDS * expected:.0f} s"
         return f"batch {batch}: {needed}, {max(0, left):.0f} s left"
