@@ -1,20 +1,21 @@
-"""From process start to the first embedding: a published artifact against eager torch."""
+"""From process start to the first embedding, and the memory it takes; started as a program, the process measured."""
 
-import os
+import json
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from statistics import median
+from typing import Any
 
+from benchmarks.contender import Contender, ContenderError
 from benchmarks.figure import Figure
 
 MODEL = "universal/vit_small_patch16_224_random"
-PROGRAM = """
-import numpy as np
-from runtime import load_model
-model = load_model({model!r}, backend={backend!r}, artifacts={artifacts!r}, on_fallback="error")
-assert model(np.zeros((1, 3, 224, 224), np.float32)).shape == (1, 384)
-"""
+# One that takes long is not started again and again.
+ENOUGH_SECONDS = 6.0
 
 
 def measure(artifacts: str, rounds: int) -> Figure:
@@ -22,9 +23,9 @@ def measure(artifacts: str, rounds: int) -> Figure:
     runs: dict[str, list[tuple[float, float]]] = {"onnx": [], "eager": []}
     for number in range(rounds + 1):
         for backend in runs:
-            result = _one_process(PROGRAM.format(model=MODEL, backend=backend, artifacts=artifacts))
+            started = start(Contender(backend, MODEL, {"backend": backend, "artifacts": artifacts}), (3, 224, 224))
             if number:  # the first round fills the file cache
-                runs[backend].append(result)
+                runs[backend].append((started["seconds"], started["peak_mb"]))
     sooner = median(e[0] / o[0] for e, o in zip(runs["eager"], runs["onnx"], strict=True))
     memory = median(o[1] / e[1] for e, o in zip(runs["eager"], runs["onnx"], strict=True))
     medians = {b: (median(s for s, _ in r), median(m for _, m in r)) for b, r in runs.items()}
@@ -38,13 +39,80 @@ def measure(artifacts: str, rounds: int) -> Figure:
     )
 
 
-def _one_process(program: str) -> tuple[float, float]:
-    """Return wall seconds and peak resident megabytes of a Python process that runs `program`."""
+def several(contender: Contender, image_shape: Sequence[int], most: int) -> list[dict[str, Any]]:
+    """Return what `start` gives, at most `most` times; once when that takes long.
+
+    Raises:
+        ContenderError: It cannot be served here.
+    """
+    done: list[dict[str, Any]] = []
+    while len(done) < most and sum(one["seconds"] for one in done) < ENOUGH_SECONDS:
+        done.append(start(contender, image_shape))
+    return done
+
+
+def start(contender: Contender, image_shape: Sequence[int]) -> dict[str, Any]:
+    """Return `seconds` to the first embedding of one image, `peak_mb` and, on a GPU, `device_mb` of a fresh process.
+
+    Args:
+        contender: What to serve.
+        image_shape: Of one image, channels first.
+
+    Raises:
+        ContenderError: It cannot be served here.
+    """
+    task = json.dumps({**asdict(contender), "image_shape": list(image_shape)})
+    before = _device_mb()
+    command = [sys.executable, "-m", "benchmarks.cold_start", task]
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", program])
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"the measured process failed with status {process.returncode}")
-    return seconds, usage.ru_maxrss / 1000
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()  # written after the first embedding, before the process is taken down
+        seconds = time.perf_counter() - started
+        _, messages = process.communicate()
+    if not line.startswith("{"):
+        last = (messages.strip().splitlines() or ["no message"])[-1]
+        raise ContenderError(f"its process ended with status {process.returncode}: {last}")
+    told = json.loads(line)
+    if "reason" in told:
+        raise ContenderError(told["reason"])
+    if told["device_mb"] is not None:
+        told["device_mb"] -= before
+    return {"seconds": seconds, **told}
+
+
+def _device_mb() -> float:
+    """Return the GPU memory in use, by anybody; 0 where nobody can tell."""
+    if not shutil.which("nvidia-smi"):
+        return 0.0
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    told = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.strip()
+    return float(told) * 1.048576 if told.isdecimal() else 0.0
+
+
+def main(task: dict[str, Any]) -> None:
+    """Body of the process measured: one embedding, then a line that says what it took."""
+    import numpy
+
+    from benchmarks import ways
+
+    channels, *size = task["image_shape"]
+    shape, dtype = ((1, channels, *size), "float32") if task["images"] == "float32" else ((1, *size, channels), "uint8")
+    try:
+        served, _ = ways.load_timed(task["way"], task["model"], task["options"], ())
+        served.to_arrays(served.call(served.to_input(numpy.zeros(shape, dtype))))
+    except Exception as error:
+        print(json.dumps({"reason": ways.reason(error)}), flush=True)
+        return
+    print(json.dumps({"peak_mb": ways.peak_resident_mb(), "device_mb": _used_by_torch_device(served)}), flush=True)
+
+
+def _used_by_torch_device(served: Any) -> float | None:
+    if not str(served.about.get("device", "cpu")).startswith("cuda"):
+        return None
+    free, total = sys.modules["torch"].cuda.mem_get_info()
+    return float(total - free) / 1e6
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

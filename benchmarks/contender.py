@@ -5,22 +5,35 @@ because a shared machine drifts: every round measures all contenders, and ratios
 """
 
 import importlib.abc
+import math
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
 from statistics import median
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import ways
+
 WITHOUT_TORCH = ("torch", "torchvision", "timm", "transformers", "onnx", "onnxscript", "safetensors")
+# What takes less is timed several calls at a time, and after a call that wakes threads up.
+SHORT_SECONDS = 0.05
+MOST_CALLS = 50
+# Threads that have to wake up cost milliseconds: a longer call need not be preceded by one that does not count.
+WAKE_BELOW_SECONDS = 0.5
+# Rounds that are run even when the time is over: fewer say nothing about spread.
+FEWEST_ROUNDS = 3
+
+
+class ContenderError(RuntimeError):
+    """A contender cannot be loaded, or failed in a call; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +43,20 @@ class Contender:
     Attributes:
         label: How the report names it.
         model: Registry name.
-        options: Keywords of `load_model`.
+        options: Keywords of `load_model`, or of another way.
         blocked: Packages that its process cannot import.
+        way: Function of `benchmarks.ways` that loads it.
+        libraries: What is imported before loading is timed.
+        images: What it is given: `float32` [B, C, H, W] or `uint8` [B, H, W, 3].
     """
 
     label: str
     model: str
     options: Mapping[str, Any]
     blocked: tuple[str, ...] = ()
+    way: str = "runtime"
+    libraries: tuple[str, ...] = field(default=(), kw_only=True)
+    images: str = field(default="float32", kw_only=True)
 
 
 class _Blocker(importlib.abc.MetaPathFinder):
@@ -61,21 +80,48 @@ def block(packages: Sequence[str]) -> None:
 
 
 class Runner:
-    """A contender's process, loaded and waiting."""
+    """A contender's process, loaded and waiting.
+
+    Attributes:
+        about: What the way tells of itself (backend, device, ...), `load_seconds` and `torch_imported`.
+    """
 
     def __init__(self, contender: Contender) -> None:
+        """Start the process and wait until it is loaded.
+
+        Raises:
+            ContenderError: It cannot be loaded here.
+        """
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(contender, theirs), daemon=True)
         self._process.start()
         theirs.close()
-        self.about: dict[str, Any] = self._receive()
+        self._images: object = None
+        try:
+            self.about: dict[str, Any] = self._receive()
+        except ContenderError:
+            self.close()
+            raise
 
-    def run(self, images: NDArray[np.float32]) -> tuple[float, list[NDArray[np.float32]]]:
+    def run(self, images: NDArray[Any]) -> tuple[float, list[NDArray[Any]]]:
         """Return the seconds one call took, and its outputs."""
-        self._pipe.send(images)
-        seconds, outputs = self._receive()
+        seconds = self.time(images)
+        outputs: list[NDArray[Any]] = self._ask("outputs")
         return seconds, outputs
+
+    def time(self, images: NDArray[Any], calls: int = 1) -> float:
+        """Return the mean seconds of `calls` calls; images travel to the process once, before the clock starts."""
+        if self._images is not images:
+            self._ask("images", images)
+            self._images = images
+        seconds: float = self._ask("time", calls)
+        return seconds
+
+    def peak_mb(self) -> float:
+        """Return the largest resident memory of the process so far, in megabytes."""
+        peak: float = self._ask("peak_mb")
+        return peak
 
     def close(self) -> None:
         """End the process."""
@@ -83,31 +129,73 @@ class Runner:
         self._process.join(timeout=10)
         self._process.kill()
 
+    def _ask(self, question: str, argument: Any = None) -> Any:
+        try:
+            self._pipe.send((question, argument))
+        except OSError as error:
+            raise self._dead() from error
+        return self._receive()
+
     def _receive(self) -> Any:
-        message = self._pipe.recv()
-        if isinstance(message, Exception):
-            raise message
-        return message
+        try:
+            failed, answer = self._pipe.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._dead() from error
+        if failed:
+            raise ContenderError(answer)
+        return answer
+
+    def _dead(self) -> ContenderError:
+        self._process.join(timeout=10)
+        return ContenderError(f"its process ended with status {self._process.exitcode} (-9: memory ran out)")
 
 
 def _serve(contender: Contender, pipe: Connection) -> None:
     """Body of a contender's process."""
     try:
         block(contender.blocked)
-        from runtime import load_model
-
-        model = load_model(contender.model, on_fallback="error", **contender.options)
-        pipe.send({"backend": model.backend, "device": model.device, "torch_imported": "torch" in sys.modules})
-        while True:
-            images = pipe.recv()
-            started = time.perf_counter()
-            output = model(images)
-            seconds = time.perf_counter() - started
-            pipe.send((seconds, output if isinstance(output, list) else [output]))
-    except EOFError:
-        return
+        served, seconds = ways.load_timed(contender.way, contender.model, contender.options, contender.libraries)
+        about = {**served.about, "load_seconds": seconds, "torch_imported": "torch" in sys.modules}
     except Exception as error:
-        pipe.send(error)
+        pipe.send((True, ways.reason(error)))
+        return
+    pipe.send((False, about))
+    answers = _Answers(served)
+    while True:
+        try:
+            question, argument = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((False, getattr(answers, question)(argument)))
+        except Exception as error:
+            pipe.send((True, ways.reason(error)))
+
+
+class _Answers:
+    """What a contender's process does when it is asked; one method per question."""
+
+    def __init__(self, served: ways.Served) -> None:
+        self._served = served
+        self._images: Any = None
+        self._output: Any = None
+
+    def images(self, array: NDArray[Any]) -> None:
+        self._images, self._output = self._served.to_input(array), None
+
+    def time(self, calls: int) -> float:
+        self._served.wait()
+        started = time.perf_counter()
+        for _ in range(calls):
+            self._output = self._served.call(self._images)
+            self._served.wait()
+        return (time.perf_counter() - started) / calls
+
+    def outputs(self, _: None) -> list[NDArray[Any]]:
+        return self._served.to_arrays(self._output)
+
+    def peak_mb(self, _: None) -> float:
+        return ways.peak_resident_mb()
 
 
 @contextmanager
@@ -123,21 +211,55 @@ def runners(contenders: Sequence[Contender]) -> Iterator[dict[str, Runner]]:
             runner.close()
 
 
+Lost = Callable[[str, ContenderError], None]
+
+
 def in_turns(
-    made: Mapping[str, Runner], images: NDArray[np.float32], rounds: int, warmup: int = 2
+    made: Mapping[str, Runner],
+    images: NDArray[Any] | Mapping[str, NDArray[Any]],
+    rounds: int,
+    *,
+    warmup: int = 2,
+    until: float = math.inf,
+    lost: Lost | None = None,
 ) -> dict[str, list[float]]:
     """Return the seconds of each round for each runner: A B C, A B C, ... after `warmup` rounds that do not count.
 
-    Within a round each runner makes one call that does not count: it wakes its threads while the others' go to sleep.
+    Within a round each runner makes one call that does not count, unless it is a long one: it wakes its threads while
+    the others' go to sleep. Of short calls, several are timed at once.
+
+    Args:
+        made: The runners, by label.
+        images: What they are given; a mapping gives each its own.
+        rounds: At most as many count.
+        warmup: Rounds that do not count.
+        until: When `time.monotonic()` says so, no further round is begun, but `FEWEST_ROUNDS` are made.
+        lost: Told of a runner that fails, which then takes no further part; by default its error is raised.
     """
     seconds: dict[str, list[float]] = {label: [] for label in made}
+    last = dict.fromkeys(made, WAKE_BELOW_SECONDS)
     for number in range(warmup + rounds):
-        for label, runner in made.items():
-            runner.run(images)
-            elapsed, _ = runner.run(images)
+        if number - warmup >= FEWEST_ROUNDS and time.monotonic() > until:
+            break
+        for label in list(seconds):
+            try:
+                last[label] = _turn(made[label], images[label] if isinstance(images, Mapping) else images, last[label])
+            except ContenderError as error:
+                if lost is None:
+                    raise
+                del seconds[label]
+                lost(label, error)
+                continue
             if number >= warmup:
-                seconds[label].append(elapsed)
+                seconds[label].append(last[label])
     return seconds
+
+
+def _turn(runner: Runner, images: NDArray[Any], last: float) -> float:
+    if last <= WAKE_BELOW_SECONDS:
+        last = runner.time(images)
+    calls = min(MOST_CALLS, math.ceil(SHORT_SECONDS / max(last, 1e-9)))
+    return runner.time(images, calls)
 
 
 def ratios(of: Sequence[float], over: Sequence[float]) -> tuple[float, float, float]:

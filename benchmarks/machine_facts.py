@@ -3,11 +3,23 @@
 import importlib.metadata
 import os
 import platform
+import shutil
+import subprocess
 from pathlib import Path
 
 from runtime.machine import cpu_count, nvidia_driver
 
-PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
+PACKAGES = (
+    "torch",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "openvino",
+    "optimum-onnx",
+    "numpy",
+)
 
 
 def machine_facts() -> dict[str, str | int | dict[str, str]]:
@@ -17,9 +29,28 @@ def machine_facts() -> dict[str, str | int | dict[str, str]]:
         "cpus": cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "nvidia_driver": "present" if nvidia_driver() else "none",
+        "gpu": _gpu(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def available_mb() -> float:
+    """Return the memory that new processes may take, in megabytes."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2e6
+
+
+def _gpu() -> str:
+    """Return the name of the first GPU and its driver's version, or `none`."""
+    if not shutil.which("nvidia-smi"):
+        return "none"
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0"]
+    told = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return told.stdout.strip() if not told.returncode else "none"
 
 
 def _processor() -> str:

@@ -1,0 +1,172 @@
+"""Compare two reports of `python -m benchmarks.run`: a gate against becoming slower or less exact.
+
+What is compared is each contender's ratio to eager fp32 of the same run, so that the machine's speed cancels. It is a
+regression when the median has fallen by more than the limit, and the noise of both runs does not explain it: 95% of
+the medians of rounds drawn again from both lie beyond the limit.
+
+exit status: 0 nothing regressed, 1 something did or is no longer measured, 2 wrong usage, or reports that cannot be
+compared.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks import results
+from benchmarks.lineup import EAGER
+from benchmarks.results import ReportError, Row
+
+Report = Mapping[str, Any]
+DRAWS = 2000
+# An error this many times as large is no longer the order of a sum.
+WORSE_ERROR = 2.0
+# Below float32's epsilon either run's error is luck.
+EPSILON = float(np.finfo(np.float32).eps)
+FAILING = ("slower", "gone", "less exact")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one contender: `slower`, `gone`, `less exact`, `within noise`, `faster`, `same` or `new`."""
+
+    what: str
+    verdict: str
+    detail: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare two reports; return the exit status."""
+    lines = __doc__.splitlines()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare",
+        description=lines[0],
+        epilog="\n".join(lines[2:]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("before", type=Path, metavar="A.json", help="the report to keep up with")
+    parser.add_argument("after", type=Path, metavar="B.json", help="the new one")
+    parser.add_argument("--max-regress", type=_share, default=0.05, metavar="5%", help="default: 5%%")
+    parser.add_argument("--across", action="store_true", help="compare other machines or versions, too; they are named")
+    options = parser.parse_args(arguments)
+    try:
+        before, after = results.read(options.before), results.read(options.after)
+        found = list(compare(before, after, options.max_regress))
+        if not found:
+            raise ReportError("Neither report measured a contender: there is nothing to compare.")
+    except ReportError as error:
+        parser.error(str(error))
+    if differences := different(before, after):
+        print("These reports come from different machines or versions:", *differences, sep="\n  ")
+        if not options.across:
+            parser.error("what changed would not be known. Measure both on one, or pass --across to compare anyway.")
+    return _report(found, options.max_regress)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share below 1, such as 5% or 0.05")
+    return share
+
+
+def _report(found: Sequence[Finding], limit: float) -> int:
+    width = max(len(finding.what) for finding in found)
+    for finding in found:
+        print(f"{finding.verdict:12}  {finding.what:{width}}  {finding.detail}".rstrip())
+    failing = sum(finding.verdict in FAILING for finding in found)
+    print(f"\n{failing} of {len(found)} regressed; the limit is {100 * limit:g}%")
+    return 1 if failing else 0
+
+
+def different(before: Report, after: Report) -> list[str]:
+    """Return what differs between the machines and versions of two reports, one line each."""
+    flat = [
+        {**{k: v for k, v in report["machine"].items() if k != "versions"}, **report["machine"]["versions"]}
+        for report in (before, after)
+    ]
+    names = dict.fromkeys([*flat[0], *flat[1]])
+    return [
+        f"{n}: {flat[0].get(n, 'none')} -> {flat[1].get(n, 'none')}" for n in names if flat[0].get(n) != flat[1].get(n)
+    ]
+
+
+def compare(before: Report, after: Report, limit: float) -> Iterator[Finding]:
+    """Give a finding for every contender, backbone, device and batch size of either report.
+
+    Raises:
+        ReportError: They have no backbone on a device in common, or its weights or image size differ.
+    """
+    old, new = ({(s["model"], s["device"]): s for s in report["sections"]} for report in (before, after))
+    if not set(old) & set(new):
+        names = [", ".join(" on ".join(key) for key in sections) or "nothing" for sections in (old, new)]
+        raise ReportError(f"The reports share no backbone on a device: one measured {names[0]}, the other {names[1]}.")
+    for key in [key for key in old if key in new]:
+        for fact in ("weights", "image_size", "parameters"):
+            if old[key][fact] != new[key][fact]:
+                raise ReportError(
+                    f"{' on '.join(key)}: {fact} is {old[key][fact]} in one report, {new[key][fact]} in the other. "
+                    "Measure the same in both."
+                )
+        rows = [{row["label"]: row for row in results.contenders(section)} for section in (old[key], new[key])]
+        for label in dict.fromkeys([*rows[0], *rows[1]]):
+            yield from _contender(f"{' on '.join(key)}: {label}", rows[0].get(label), rows[1].get(label), limit)
+    for key in [key for key in old if key not in new]:
+        yield Finding(" on ".join(key), "gone", "the backbone is not in the new report")
+
+
+def _contender(what: str, old: Row | None, new: Row | None, limit: float) -> Iterator[Finding]:
+    sizes = [
+        {int(b) for b in row.get("timings", {}) if results.ratios(row, int(b))} if row else set() for row in (old, new)
+    ]
+    for batch in sorted(sizes[0] | sizes[1]):
+        where = f"{what}, batch {batch}"
+        if batch not in sizes[0]:
+            yield Finding(where, "new", "")
+        elif batch not in sizes[1]:
+            yield Finding(where, "gone", (new or {}).get("reason") or "not measured at this batch size")
+        elif old and new and old["label"] != EAGER:
+            yield _speed(where, results.ratios(old, batch), results.ratios(new, batch), limit)
+    if old and new and sizes[0] and sizes[1]:
+        yield from _exactness(what, *(row.get("fidelity", {}).get("float64", {}) for row in (old, new)))
+
+
+def _speed(where: str, old: Sequence[float], new: Sequence[float], limit: float) -> Finding:
+    change = median(new) / median(old) - 1
+    low, high = spread_of_change(old, new)
+    detail = (
+        f"{median(old):.2f}x -> {median(new):.2f}x eager: {100 * change:+.1f}% ({100 * low:+.1f} to {100 * high:+.1f})"
+    )
+    if change < -limit:
+        return Finding(where, "slower" if high < -limit else "within noise", detail)
+    return Finding(where, "faster" if low > 0 else "same", detail)
+
+
+def spread_of_change(old: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
+    """Return the bounds between which 95% of the changes lie when the rounds of both runs are drawn again."""
+    random = np.random.default_rng(0)
+    medians = [np.median(random.choice(np.asarray(rounds), (DRAWS, len(rounds))), axis=1) for rounds in (old, new)]
+    low, high = np.quantile(medians[1] / medians[0] - 1, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _exactness(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Finding]:
+    errors = old.get("relative_rms"), new.get("relative_rms")
+    if errors[0] is None:
+        return
+    if errors[1] is None:
+        yield Finding(what, "less exact", "its outputs are no longer finite")
+    elif errors[1] > WORSE_ERROR * max(errors[0], EPSILON):
+        yield Finding(what, "less exact", f"relative RMS error to float64 {errors[0]:.2g} -> {errors[1]:.2g}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

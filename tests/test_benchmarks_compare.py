@@ -1,0 +1,151 @@
+"""The gate between two reports, what a report says, and the order of backends: tables of decisions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_reports import report, row, section, written
+
+from benchmarks import compare, results
+from benchmarks.ranking import ranking
+from benchmarks.run_markdown import markdown, torch_wins
+
+
+def verdicts(before: Any, after: Any, limit: float = 0.05) -> dict[str, str]:
+    found = compare.compare(report(section(before)), report(section(after)), limit)
+    return {f.what.partition(": ")[2]: f.verdict for f in found}
+
+
+NOISY = {b: {"seconds": [0.6, 0.7, 0.4, 0.9, 0.45], "eager": [1.0] * 5} for b in "18"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        (row("onnx fp32", 2.0), row("onnx fp32", 1.98), "same"),
+        (row("onnx fp32", 2.0), row("onnx fp32", 1.8), "slower"),
+        (row("onnx fp32", 2.0), row("onnx fp32", 2.4), "faster"),
+        (row("onnx fp32", 2.0), row("onnx fp32", timings=NOISY, ratio=1.8), "within noise"),
+        (row("onnx fp32", 2.0), row("onnx fp32"), "gone"),
+        (row("onnx fp32"), row("onnx fp32", 2.0), "new"),
+    ],
+)
+def test_a_contender_is_judged_by_its_ratio_to_eager(before: Any, after: Any, verdict: str) -> None:
+    assert verdicts(before, after) == {f"onnx fp32, batch {batch}": verdict for batch in (1, 8)}
+
+
+def test_the_limit_is_the_callers() -> None:
+    before, after = row("onnx fp32", 2.0), row("onnx fp32", 1.8)
+    assert set(verdicts(before, after, limit=0.15).values()) == {"same"}
+
+
+def test_what_has_become_less_exact_is_a_regression_however_fast() -> None:
+    found = verdicts(row("onnx fp32", 2.0, error=3e-7), row("onnx fp32", 4.0, error=3e-3))
+    assert found["onnx fp32"] == "less exact"
+    lost = row("onnx fp32", 2.0)
+    lost["fidelity"]["float64"] = {"relative_rms": None, "min_cosine": None}
+    assert verdicts(row("onnx fp32", 2.0), lost)["onnx fp32"] == "less exact"
+    lucky = verdicts(row("onnx fp32", 2.0, error=1e-8), row("onnx fp32", 2.0, error=2e-7))
+    assert "onnx fp32" not in lucky
+
+
+@pytest.mark.parametrize(("ratio", "status"), [(2.0, 0), (1.5, 1)])
+def test_the_exit_status_is_the_gate(
+    ratio: float, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = written(tmp_path, "before", report(section(row("onnx fp32", 2.0))))
+    after = written(tmp_path, "after", report(section(row("onnx fp32", ratio))))
+    assert compare.main([before, after, "--max-regress", "5%"]) == status
+    assert f"{2 * status} of 2 regressed; the limit is 5%" in capsys.readouterr().out
+
+
+def test_other_machines_are_named_and_refused_until_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = written(tmp_path, "before", report(section(row("onnx fp32", 2.0))))
+    other = report(section(row("onnx fp32", 2.0)), processor="Q", versions={"torch": "2.11.0"})
+    after = written(tmp_path, "after", other)
+    with pytest.raises(SystemExit) as left:
+        compare.main([before, after])
+    assert left.value.code == 2
+    told = capsys.readouterr()
+    assert "processor: P -> Q" in told.out
+    assert "torch: 2.15.0 -> 2.11.0" in told.out
+    assert "--across" in told.err
+    assert compare.main([before, after, "--across"]) == 0
+    assert "processor: P -> Q" in capsys.readouterr().out
+
+
+def test_wrong_files_are_refused_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = written(tmp_path, "good", report(section(row("onnx fp32", 2.0))))
+    texts = {
+        "prose.json": ("no JSON", "# Benchmark"),
+        "other.json": ("has no sections", json.dumps({"figures": []})),
+        "old.json": ("has schema 0", json.dumps({"schema": 0, "sections": [], "command": "again"})),
+        "elsewhere.json": ("share no backbone", json.dumps(report(section(model="c/d")))),
+        "larger.json": ("image_size is [32, 32] in one", json.dumps(report(section(image_size=[64, 64])))),
+        "empty.json": ("share no backbone", json.dumps(report())),
+    }
+    for name, (said, text) in {**texts, "missing.json": ("cannot be read", "")}.items():
+        if text:
+            (tmp_path / name).write_text(text)
+        with pytest.raises(SystemExit) as left:
+            compare.main([good, str(tmp_path / name)])
+        assert left.value.code == 2
+        assert said in capsys.readouterr().err, name
+    for share in ("fast", "-1%", "120%"):
+        with pytest.raises(SystemExit):
+            compare.main([good, good, f"--max-regress={share}"])
+        assert "no share below 1" in capsys.readouterr().err
+
+
+def test_the_report_says_where_torch_wins() -> None:
+    ours = row("onnx fp32", 2.0)
+    slow, fast = (row("torch.compile fp32", ratio, side="torch") for ratio in (1.5, 3.0))
+    assert torch_wins([section(ours, slow)]) == []
+    told = torch_wins([section(ours, fast)])
+    assert told[0] == "- a/b on cpu, batch 1, fp32: torch.compile fp32 is 1.50 times as fast as onnx fp32."
+    assert len(told) == 4
+    close = torch_wins([section(ours, row("torch.compile fp32", 2.005, side="torch"))])
+    assert all(line.endswith("within the spread.") for line in close)
+    assert "Nowhere in this run." in markdown(report(section(ours, slow)), [])
+
+
+def test_a_better_precision_of_torch_is_told_where_no_precision_of_ours_reaches_it() -> None:
+    half = row("eager bf16", 3.0, side="torch", precision="bf16")
+    told = torch_wins([section(row("onnx fp32", 2.0), half)])
+    assert [line.partition(":")[0].split(", ")[-1] for line in told] == ["any precision", "any precision"]
+
+
+def test_the_share_of_the_products_rate_is_computed_from_the_same_batch() -> None:
+    product = {"side": "product", "timings": {"8": {"seconds": [1.6e-3] * 3, "eager": [8.0] * 3}}}
+    made = section(row("onnx fp32", 2.0), row("products onnx fp32", 1.0, **product))
+    assert results.peaks(made, 8) == {"fp32": (pytest.approx(1.0), "onnx")}
+    assert results.gflops(made, made["contenders"][1], 8) == pytest.approx(2.0)
+    assert results.peaks(made, 1) == {}
+
+
+def test_backends_are_ranked_by_device_and_precision_on_the_backbones_they_share() -> None:
+    vino, half = row("openvino fp32", 2.5), row("openvino bf16", 4.0, precision="bf16")
+    one = section(row("onnx fp32", 2.0), vino, half, row("torch.compile fp32", 9.0, side="torch"))
+    other = section(row("onnx fp32", 3.0), vino, model="c/d")
+    third = section(row("onnx fp32", 30.0), model="e/f")
+
+    ranked = ranking(report(one, other, third))
+
+    assert [(e["backend"], e["backbones"]) for e in ranked["cpu"]["fp32"]] == [
+        ("openvino", 2),
+        ("onnx", 2),
+        ("eager", 2),
+    ]
+    assert ranked["cpu"]["fp32"][1]["times_eager"] == pytest.approx(6**0.5, rel=1e-3)
+    assert ranked["cpu"]["fp32"][0]["images_per_second"] == pytest.approx(2.5, rel=1e-3)
+    assert [e["backend"] for e in ranked["cpu"]["bf16"]] == ["openvino"]
+
+
+def test_what_is_not_finite_or_given_other_images_is_not_ranked() -> None:
+    broken = row("onnx fp32", 5.0)
+    broken["fidelity"]["float64"] = {"relative_rms": None, "min_cosine": None}
+    ranked = ranking(report(section(broken, row("openvino fp32", 6.0, images="uint8"), row("pt2 fp32"))))
+    assert [e["backend"] for e in ranked["cpu"]["fp32"]] == ["eager"]
