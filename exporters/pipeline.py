@@ -204,11 +204,9 @@ def _serve(
     """Return the artifact's outputs for each batch, and what computed them."""
     form = artifact.key.form
     if form.target == "cuda" and form.precision != "fp32" and device_of(job.request, backend) == "cpu":
-        import onnx_ir as ir
+        from exporters.half.emulation import read_staged, run_emulated
 
-        from exporters.half.emulation import run_emulated
-
-        model = ir.load(space.staged / artifact.graph.name)
+        model = read_staged(space.staged / artifact.graph.name)
         return run_emulated(model, reference.batches), "emulated on the CPU, every value rounded"
     with load_staged(job.request, artifact, backend, space.staging.root, job.threads) as backbone:
         outputs = [_run(backbone, batch) for batch in reference.batches]

@@ -6,8 +6,10 @@ looks perfect. Casts that a graph holds itself are kept at every level of optimi
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -45,6 +47,23 @@ def run_emulated(model: ir.Model, batches: Sequence[NDArray[Any]]) -> list[list[
     # Not optimised: onnxruntime would widen all weights while it loads, a second copy of them.
     run = open_runner(emulated, list(emulated.graph.outputs), optimised=False)
     return [run(batch) for batch in batches]
+
+
+def read_staged(path: Path) -> ir.Model:
+    """Return a staged graph with its weights memory-mapped; onnx_ir refuses files that have hard links, as staged ones."""
+    model = ir.load(path)
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            array = np.memmap(
+                path.parent / tensor.location,
+                mode="r",
+                dtype=tensor.dtype.numpy(),
+                offset=tensor.offset or 0,
+                shape=tuple(tensor.shape.numpy()),
+            )
+            value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
+    return model
 
 
 def _keep(graph: ir.Graph, cast: ir.Node, narrow: dict[ir.Value, ir.DataType]) -> None:
