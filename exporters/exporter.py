@@ -53,7 +53,7 @@ class Exporter:
 
     @cached_property
     def _writer(self) -> Callable[[Form, WeightPool, Path], Written]:
-        return {"onnx": self._onnx, "torchscript": self._torchscript}[self.format]()
+        return {"onnx": self._onnx, "pt2": self._pt2, "torchscript": self._torchscript}[self.format]()
 
     def _onnx(self) -> Callable[[Form, WeightPool, Path], Written]:
         from exporters import to_onnx
@@ -68,6 +68,20 @@ class Exporter:
         def write(form: Form, pool: WeightPool, path: Path) -> Written:
             model, facts = to_onnx.derive(program, form, request.spec.preprocessing, dynamic=dynamic)
             return Written(to_onnx.write(model, pool, path, record.metadata(request, form)), facts)
+
+        return write
+
+    def _pt2(self) -> Callable[[Form, WeightPool, Path], Written]:
+        from exporters import to_pt2
+
+        request = self.job.request
+        patch = request.spec.patch_size if request.size == "dynamic" else None
+
+        def write(form: Form, pool: WeightPool, path: Path) -> Written:
+            program = to_pt2.export(
+                self.model.module, example(request), device=form.target, precision=form.precision, patch_size=patch
+            )
+            return Written(to_pt2.write(program, pool, path))
 
         return write
 

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from runtime.artifacts import file_problem
-from runtime.backends.torchscript_table import TABLE
+from runtime.backends.weight_table import TABLE
 from runtime.manifest import Manifest
 
 # onnxruntime memory-maps external data at page boundaries; what is smaller than a page only needs a cache line.
 PAGE, LINE = 4096, 64
+# Of one value; of types that are not here, one.
+_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,9 @@ def _slices(graph: Path) -> Iterator[Slice]:
     else:
         with zipfile.ZipFile(graph) as archive:
             record = next(name for name in archive.namelist() if name.endswith(f"/extra/{TABLE}"))
-            for file, offset, shape, _ in json.loads(archive.read(record)).values():
-                yield Slice(file, offset, 4 * int(np.prod(shape)))
+            for file, offset, shape, *others in json.loads(archive.read(record)).values():
+                dtype = others[1] if len(others) > 1 else "float32"  # before recipe 3 there were no others
+                yield Slice(file, offset, _BYTES.get(dtype, 1) * int(np.prod(shape)))
 
 
 def _slices_of_onnx(graph: Path) -> Iterator[Slice]:

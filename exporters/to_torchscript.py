@@ -7,14 +7,13 @@ import io
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporters.pool import Slice, WeightPool
-from runtime.backends.torchscript_table import TABLE, Row
+from exporters.placement import place
+from exporters.pool import WeightPool
+from runtime.backends.weight_table import TABLE
 from runtime.errors import ExportError
 
 # Records that torch's writer adds by itself.
@@ -48,29 +47,12 @@ def write(traced: torch.jit.ScriptModule, pool: WeightPool, path: Path) -> list[
         for name, tensor in [*traced.named_parameters(), *traced.named_buffers()]
         if tensor.dtype == torch.float32
     }
-    table = _place(tensors, pool)
+    table = place(tensors, pool)
     with torch.no_grad():
         for tensor in tensors.values():
             tensor.data = torch.empty(0)
     _save(traced, json.dumps(table, sort_keys=True), path)
     return sorted({row[0] for row in table.values()})
-
-
-def _place(tensors: dict[str, Tensor], pool: WeightPool) -> dict[str, Row]:
-    """Return where each tensor is stored. A matrix that an ONNX graph stored transposed is not stored again."""
-    arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
-    turned = ((name, tensor.detach().t()) for name, tensor in tensors.items() if tensor.ndim == 2)
-    found = ((name, pool.find(tensor.contiguous().numpy())) for name, tensor in turned)
-    transposed = {name: piece for name, piece in found if piece is not None}
-    straight = [name for name in arrays if name not in transposed]
-    stored = dict(zip(straight, pool.place(arrays[name] for name in straight), strict=True))
-    return {name: _row(arrays[name], transposed.get(name), stored.get(name)) for name in arrays}
-
-
-def _row(array: np.ndarray[Any, Any], transposed: Slice | None, stored: Slice | None) -> Row:
-    piece = transposed or stored
-    assert piece is not None
-    return piece.file, piece.offset, list(array.shape), transposed is not None
 
 
 def _save(traced: torch.jit.ScriptModule, table: str, path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from runtime import registry
 from runtime.artifacts import open_store
 from runtime.backbone import Backbone
-from runtime.backends import Session
+from runtime.backends import Session, openvino
 from runtime.commands import build_command
 from runtime.errors import (
     ArtifactCorruptError,
@@ -180,9 +180,7 @@ def _obstacles(request: Request) -> dict[str, str]:
     except DependencyError as error:
         obstacles["onnx"] = str(error)
     if not installed("openvino"):
-        obstacles["openvino"] = (
-            "backend='openvino' needs openvino, which is not installed. Run: pip install 'backbone-runtime[openvino]'."
-        )
+        obstacles["openvino"] = openvino.MISSING
     hint = missing_for_eager(request.spec)
     if not installed("torch"):
         obstacles |= {backend: f"backend={backend!r}: {hint}" for backend in ("pt2", "torchscript")}

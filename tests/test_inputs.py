@@ -17,7 +17,7 @@ from runtime import Backbone, load_model, register_model
 from runtime.errors import ClosedError, InputError, OptionError
 from runtime.facts import HALF, Preprocessing, Url
 
-BACKENDS = ["eager", "onnx", "torchscript"]
+BACKENDS = ["eager", "onnx", "openvino", "torchscript"]
 
 
 def images(count: int = 2) -> np.ndarray:

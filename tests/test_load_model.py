@@ -10,7 +10,7 @@ import torch
 
 from runtime import load_model
 
-BACKENDS = ["eager", "onnx", "torchscript"]
+BACKENDS = ["eager", "onnx", "openvino", "torchscript"]
 
 
 def images(count: int = 2) -> np.ndarray:

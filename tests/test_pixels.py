@@ -32,7 +32,7 @@ def pictures(count: int = 3) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (count, *side, 3), dtype=np.uint8)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("backend", ["onnx", "eager"])
+@pytest.mark.parametrize("backend", ["onnx", "openvino", "eager"])
 def test_images_give_what_their_normalised_form_gives(backend: str, root: Path) -> None:
     given = {"weights": "random", "artifacts": root, "device": "cpu", "on_fallback": "error"}
     reference = load_model(NAME, backend="onnx", **given)

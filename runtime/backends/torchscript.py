@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from runtime.backends import stored_weights
 from runtime.backends.eager import TorchSession, images_of, torch_device
-from runtime.backends.torchscript_table import TABLE
+from runtime.backends.weight_table import TABLE
 from runtime.errors import ArtifactCorruptError
 from runtime.request import Request
 
@@ -36,23 +36,9 @@ def _read_graph(graph: Path) -> Any:
         warnings.filterwarnings("ignore", message=".*torch.jit.load.*", category=FutureWarning)
         module = torch.jit.load(str(graph), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
     table = json.loads(extra[TABLE])
-    files: dict[str, Tensor] = {}
+    stored = stored_weights.read(graph.parent, table)
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if name in table:
-                tensor.data = _stored(graph.parent, files, *table[name])
+            if name in stored:
+                tensor.data = stored[name]
     return module
-
-
-def _stored(
-    folder: Path, files: dict[str, Tensor], file: str, offset: int, shape: list[int], transposed: bool
-) -> Tensor:
-    if file not in files:
-        path = folder / Path(file).name
-        # A private mapping: pages are shared with other processes, nothing is copied, nothing can be written back.
-        files[file] = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-    count = 4
-    for side in shape:
-        count *= side
-    stored = files[file][offset : offset + count].view(torch.float32)
-    return stored.view(shape[::-1]).t() if transposed else stored.view(shape)

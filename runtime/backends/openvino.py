@@ -1,0 +1,104 @@
+"""Serving an ONNX artifact through OpenVINO, on CPUs."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import ArtifactCorruptError, DependencyError, DeviceError
+from runtime.machine import cpu_count, installed
+from runtime.providers import parse_device
+from runtime.request import Request
+
+MISSING = "backend='openvino' needs openvino, which is not installed. Run: pip install 'backbone-runtime[openvino]'."
+# Per precision: what the CPU must be capable of, in OpenVINO's words, and the type of what is not quantised.
+# An int8 graph says itself what is quantised.
+PRECISIONS = {"fp32": ("FP32", "f32"), "bf16": ("BF16", "bf16"), "int8": ("INT8", "f32")}
+
+
+def load(graph: Path, request: Request) -> "OpenvinoSession":
+    """Return a session for `graph` on the CPU; the precision is the request's, whatever the graph's weights are.
+
+    Raises:
+        DependencyError: openvino is missing.
+        DeviceError: Another device than the CPU was asked for, or a precision that this CPU does not compute in.
+        ArtifactCorruptError: OpenVINO cannot read the graph or its weight data.
+    """
+    if not installed("openvino"):
+        raise DependencyError(
+            "backend='openvino': openvino is not installed: pip install 'backbone-runtime[openvino]'."
+        )
+    if parse_device(request.device)[0] == "cuda":
+        raise DeviceError(
+            f"device={request.device!r}: backend='openvino' serves CPUs. Use device='cpu', or backend='onnx' for CUDA."
+        )
+    import openvino
+
+    core = openvino.Core()
+    hint = precision_hint(request.precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    try:
+        compiled = core.compile_model(str(graph), "CPU", _properties(request, hint))
+    except RuntimeError as error:
+        raise ArtifactCorruptError(f"OpenVINO cannot load {graph}: {_last_line(error)}.") from error
+    return OpenvinoSession(compiled, "device='cpu' was asked for" if request.device else "OpenVINO serves CPUs")
+
+
+def precision_hint(precision: str, capabilities: Sequence[str]) -> str:
+    """Return the type to compute in, as OpenVINO spells it.
+
+    Args:
+        precision: What was asked for.
+        capabilities: What the CPU computes in at full speed, as OpenVINO lists it.
+
+    Raises:
+        DeviceError: This CPU does not compute in `precision`.
+    """
+    possible = [name for name, (capability, _) in PRECISIONS.items() if capability in capabilities]
+    if precision in possible:
+        return PRECISIONS[precision][1]
+    why = "this CPU has no instructions for it" if precision in PRECISIONS else "it has none for CPUs"
+    raise DeviceError(
+        f"precision={precision!r}: backend='openvino' cannot run it: {why}. Possible here: {', '.join(possible)}."
+    )
+
+
+def _properties(request: Request, hint: str) -> Mapping[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": request.threads or cpu_count(),
+        "PERFORMANCE_HINT": "LATENCY",
+        # Pinned, the threads of every process would start from the same first core.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _last_line(error: RuntimeError) -> str:
+    """Return the cause: OpenVINO begins with where in its own source it was met."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1].rstrip(".")
+
+
+class OpenvinoSession:
+    """A compiled OpenVINO model; `run` may be called from several threads at once."""
+
+    native = "numpy"
+    device = "cpu"
+    providers: tuple[str, ...] = ()
+
+    def __init__(self, compiled: Any, reason: str) -> None:
+        self._compiled = compiled
+        self._outputs = len(compiled.outputs)
+        # An inference request belongs to one call at a time: as many as were ever needed at once are kept.
+        self._idle: deque[Any] = deque()
+        self.reason = reason
+
+    def run(self, images: Any) -> list[Any]:
+        """Return the outputs for a float32 batch [B, C, H, W], as numpy arrays of their own."""
+        try:
+            inference = self._idle.pop()
+        except IndexError:
+            inference = self._compiled.create_infer_request()
+        results = inference.infer({0: images}, share_inputs=True, share_outputs=False)
+        outputs = [results[index] for index in range(self._outputs)]
+        self._idle.append(inference)
+        return outputs
