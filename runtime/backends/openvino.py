@@ -12,8 +12,8 @@ from runtime.request import Request
 
 MISSING = "backend='openvino' needs openvino, which is not installed. Run: pip install 'backbone-runtime[openvino]'."
 # Per precision: what the CPU must be capable of, in OpenVINO's words, and the type of what is not quantised.
-# An int8 graph says itself what is quantised.
-PRECISIONS = {"fp32": ("FP32", "f32"), "bf16": ("BF16", "bf16"), "int8": ("INT8", "f32")}
+# An int8 graph says itself what is quantised; the rest of it, attention above all, is as fast as the CPU can.
+PRECISIONS = {"fp32": ("FP32", "f32"), "bf16": ("BF16", "bf16"), "int8": ("INT8", "bf16")}
 
 
 def load(graph: Path, request: Request) -> "OpenvinoSession":
@@ -55,7 +55,8 @@ def precision_hint(precision: str, capabilities: Sequence[str]) -> str:
     """
     possible = [name for name, (capability, _) in PRECISIONS.items() if capability in capabilities]
     if precision in possible:
-        return PRECISIONS[precision][1]
+        hint = PRECISIONS[precision][1]
+        return hint if hint != "bf16" or "BF16" in capabilities else "f32"
     why = "this CPU has no instructions for it" if precision in PRECISIONS else "it has none for CPUs"
     raise DeviceError(
         f"precision={precision!r}: backend='openvino' cannot run it: {why}. Possible here: {', '.join(possible)}."
