@@ -47,7 +47,12 @@ def parser_of_build() -> argparse.ArgumentParser:
         metavar="F,F",
         help="onnx, torchscript and pt2 (compiled by AOTInductor); default: onnx,torchscript",
     )
-    add("--target", type=partial(_several, TARGETS), default=TARGETS, metavar="T,T", help="default: cpu,cuda")
+    add(
+        "--target",
+        type=partial(_several, TARGETS),
+        metavar="T,T",
+        help="default: cpu,cuda (pt2 for cuda where there is a GPU to compile it on)",
+    )
     add(
         "--precision",
         type=partial(_several, PRECISIONS),

@@ -14,7 +14,8 @@ from runtime import registry
 from runtime.artifacts import open_store
 from runtime.commands import load_call
 from runtime.errors import BackboneError, OptionError, OutIndicesError
-from runtime.machine import installed, onnxruntime_distributions
+from runtime.machine import installed, nvidia_driver, onnxruntime_distributions
+from runtime.manifest import TARGETS, Form
 from runtime.out_indices import OutIndices, label
 from runtime.providers import check_installation
 from runtime.request import Request, make_request
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _jobs(options: argparse.Namespace) -> list[Job]:
     if "onnx" in options.format and not options.dry_run:
         check_installation(onnxruntime_distributions(), installed("onnxruntime"))  # verification will need it
-    options.forms = plan.forms(options.format, options.target, options.precision, options.input)
+    options.forms = _forms(options)
     for module in options.imports:
         import_module(module)
     found = plan.names(options.names, options.exclude, options.all)
@@ -59,6 +60,14 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
             f"named: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}. Name the one."
         )
     return [job for name in found for job in _jobs_of(name, options)]
+
+
+def _forms(options: argparse.Namespace) -> tuple[Form, ...]:
+    forms = plan.forms(options.format, options.target or TARGETS, options.precision, options.input)
+    if options.target is not None or nvidia_driver():
+        return forms
+    here = tuple(form for form in forms if (form.format, form.target) != ("pt2", "cuda"))
+    return here or forms  # nothing else was asked for: its own process says what it lacks
 
 
 def _jobs_of(name: str, options: argparse.Namespace) -> Iterator[Job]:

@@ -50,7 +50,7 @@ def run_emulated(model: ir.Model, batches: Sequence[NDArray[Any]]) -> list[list[
 
 
 def read_staged(path: Path) -> ir.Model:
-    """Return a staged graph with its weights memory-mapped; onnx_ir refuses files that have hard links, as staged ones."""
+    """Return a staged graph with its weights memory-mapped: files with hard links, as staged ones, onnx_ir refuses."""
     model = ir.load(path)
     for value in model.graph.initializers.values():
         tensor = value.const_value
