@@ -73,6 +73,7 @@ def test_the_table_is_not_read_unless_a_name_of_timm_is_asked_for() -> None:
     code = """
 import json, runtime
 from runtime.backbones import timm_table
+from runtime.manifest import Form
 runtime.list_models(); runtime.registry.find("pathology/kaiko_vits16")
 print(json.dumps(timm_table.architectures.cache_info().currsize))
 """
