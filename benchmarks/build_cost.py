@@ -11,7 +11,7 @@ GIANT = "pathology/bioptimus_h_optimus_0"
 
 
 def further_variant(model: str, artifacts: str) -> Figure:
-    """Return how much the model's folder grows, in all forms that a build makes by default, when a variant is built by a later process."""
+    """Return how much the model's folder grows, in all default forms, when a variant is built by a later process."""
     folder = Path(artifacts) / model
     run_build(model, artifacts, "--out-indices=none")
     before = _size(folder)

@@ -20,6 +20,7 @@ from runtime.backbones.timm_family import TimmBuilder
 from runtime.commands import build_command
 from runtime.errors import OptionError, UnknownModelError, WeightsError
 from runtime.facts import HALF, IMAGENET_MEAN, IMAGENET_STD, HubFile, LocalFile, Unpublished, Url
+from runtime.manifest import Form
 from runtime.weights import PublishedWeights
 
 
@@ -73,7 +74,6 @@ def test_the_table_is_not_read_unless_a_name_of_timm_is_asked_for() -> None:
     code = """
 import json, runtime
 from runtime.backbones import timm_table
-from runtime.manifest import Form
 runtime.list_models(); runtime.registry.find("pathology/kaiko_vits16")
 print(json.dumps(timm_table.architectures.cache_info().currsize))
 """
