@@ -11,7 +11,7 @@ GIANT = "pathology/bioptimus_h_optimus_0"
 
 
 def further_variant(model: str, artifacts: str) -> Figure:
-    """Return how much the model's folder grows, in both formats, when a variant is built by a later process."""
+    """Return how much the model's folder grows, in all default forms, when a variant is built by a later process."""
     folder = Path(artifacts) / model
     run_build(model, artifacts, "--out-indices=none")
     before = _size(folder)
@@ -21,13 +21,13 @@ def further_variant(model: str, artifacts: str) -> Figure:
         name="ViT-B/16, a further out_indices variant",
         goal="adds less than 2% to the model's folder",
         reached=added < 0.02 * before,
-        measured=f"{100 * added / before:.2f}% ({added / 1e6:.2f} MB on {before / 1e6:.1f} MB), both formats together",
+        measured=f"{100 * added / before:.2f}% ({added / 1e6:.2f} MB on {before / 1e6:.1f} MB), all graphs together",
         data={"model": model, "bytes_before": before, "bytes_added": added},
     )
 
 
 def giant(artifacts: str) -> Figure:
-    """Return the peak memory of building and verifying a backbone of 1.1 billion parameters in both formats."""
+    """Return the peak memory of building and verifying a backbone of 1.1 billion parameters in every default form."""
     peak = run_build(GIANT, artifacts, "--out-indices=none", "--force")
     weights = _weights(Path(artifacts) / GIANT)
     return Figure(

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.catalogue_report import LEDGER, read_ledger, write_report
-from exporters.plan import FORMATS, versions
+from benchmarks.catalogue_report import LEDGER, form_of, read_ledger, write_report
+from exporters.plan import DEFAULT_FORMATS, versions
 from runtime import list_models
 from runtime.artifacts import Store, open_store
 from runtime.manifest import Artifact
@@ -62,7 +62,7 @@ def _outstanding(model: str, variants: Iterable[str]) -> list[str]:
 
 
 def _versions(model: str) -> dict[str, dict[str, str]]:
-    return {format: versions(format, find(model)) for format in FORMATS}
+    return {format: versions(format, find(model)) for format in DEFAULT_FORMATS}
 
 
 def _settled(record: Record) -> bool:
@@ -90,11 +90,11 @@ def _build(model: str, variants: list[str], store: Store, max_params: str | None
 
 def _record(model: str, variant: str, outcomes: list[Record], store: Store) -> Record:
     """Return the outcomes of a variant, and what the manifest tells of its artifacts."""
-    built = {o["format"] for o in outcomes if o["status"] == "built"}
+    built = {form_of(o) for o in outcomes if o["status"] == "built"}
     artifacts = [
         a
         for a in store.read(model).artifacts
-        if a.key.format in built and label(a.key.out_indices) == variant and a.key.weights in WEIGHTS
+        if form_of(a.key.to_json()) in built and label(a.key.out_indices) == variant and a.key.weights in WEIGHTS
     ]
     return {
         "model": model,
@@ -104,7 +104,7 @@ def _record(model: str, variant: str, outcomes: list[Record], store: Store) -> R
         "outcomes": [{k: v for k, v in o.items() if k not in ("model", "variant", "detail")} for o in outcomes],
         "parameters": max((a.facts["parameters"] for a in artifacts), default=None),
         "image_size": next((list(a.key.image_size) for a in artifacts), None),
-        "outputs": {a.key.format: _outputs(a) for a in artifacts},
+        "outputs": {form_of(a.key.to_json()): _outputs(a) for a in artifacts},
         "files": {file.name: file.bytes for a in artifacts for file in a.files},
     }
 

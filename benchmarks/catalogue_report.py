@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine_facts import machine_facts
+from runtime.manifest import Form
 
 REPORTS = Path(__file__).with_name("reports")
 LEDGER = REPORTS / "catalogue.jsonl"
@@ -92,18 +93,25 @@ def _failures(records: list[Record]) -> int:
     return sum(outcome["status"] == "failed" for record in records for outcome in record["outcomes"])
 
 
+def form_of(stored: Record) -> str:
+    """Return how an artifact is stored, `onnx for cpu fp32`, of its outcome or key; the first records lack a target."""
+    if "target" not in stored:
+        return str(stored["format"])
+    form = Form(stored["format"], stored["target"], stored["precision"], stored["input"])
+    return str(form).replace(",", "")
+
+
 def row(record: Record) -> str:
     """Return a variant's line of the report."""
-    formats = [
-        o["format"] if o["status"] == "built" else f"{o['format']} {o['status']}: {o['note']}"
-        for o in record["outcomes"]
+    forms = [
+        form_of(o) if o["status"] == "built" else f"{form_of(o)} {o['status']}: {o['note']}" for o in record["outcomes"]
     ]
     rms = [output["relative_rms"] for outputs in record["outputs"].values() for output in outputs]
     peak = max((o.get("peak_bytes", 0) for o in record["outcomes"]), default=0)
     cells = [
         record["model"],
         record["variant"],
-        ", ".join(formats),
+        ", ".join(forms),
         f"{max(rms):.2g}" if rms else "",
         f"{peak / 1e9:.1f} GB" if peak else "",
         f"{record['seconds']:.0f} s",

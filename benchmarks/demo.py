@@ -1,8 +1,8 @@
 """`make demo`: two registered names, built, verified and served without torch in the process, on real tissue.
 
-Builds `universal/vit_small_patch16_224_random` and `universal/vit_tiny_patch16_224_random` in both formats, serves
-them, compares every backend with eager torch on tiles of scikit-image's immunohistochemistry example, and draws the
-last feature map of the small one (first three principal components as red, green and blue) beside the image.
+Builds `universal/vit_small_patch16_224_random` and `universal/vit_tiny_patch16_224_random` as ONNX and TorchScript,
+serves them, compares every backend with eager torch on tiles of scikit-image's immunohistochemistry example, and draws
+the last feature map of the small one (first three principal components as red, green and blue) beside the image.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 
 from exporters import plan, workers
@@ -105,6 +106,8 @@ def _request(name: str, out_indices: OutIndices, options: argparse.Namespace) ->
     }
     request = make_request(registry.find(name), dict(options.option), {k: v for k, v in given.items() if v is not None})
     request.size, request.canonical  # noqa: B018  (raise on bad values before anything starts)
+    for form in options.forms:
+        replace(request, input=form.input)  # raises for an input that the backbone does not have
     return request
 
 

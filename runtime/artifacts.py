@@ -3,7 +3,8 @@
 ::
 
     <root>/<model name>/manifest.json               what is published; nothing else is ever opened
-                        <label>.<precision>.<hash>.onnx | .torchscript
+                        <variant>.<target>.<precision>[.uint8].<hash>.onnx | .pt2
+                        <variant>.<precision>.<hash>.torchscript
                         weights.<hash>.data         tensors, shared by every graph of the model
 
 File names carry the hash of their content, so publishing never changes a file that a manifest lists.

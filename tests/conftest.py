@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA driver or no onnxruntime-gpu"))
 
 
-# What a build makes by default, but for graphs made for CUDA.
+# What a build makes by default, but for the graphs made for CUDA.
 FORMATS = ("onnx", "torchscript")
 FORMS = tuple(map(Form, FORMATS))
 

@@ -18,7 +18,7 @@ from runtime.manifest import Artifact, ArtifactKey, Manifest, StoredFile, Tensor
 
 EMBEDDING = Artifact(
     key=ArtifactKey(None, "onnx", "cpu", "fp32", (32, 48), (), "pretrained"),
-    files=(StoredFile("embedding.fp32.aa.onnx", 7, "aa"), StoredFile("weights.bb.data", 4096, "bb")),
+    files=(StoredFile("embedding.cpu.fp32.aa.onnx", 7, "aa"), StoredFile("weights.bb.data", 4096, "bb")),
     inputs=(TensorInfo("images", ("batch", 3, 32, 48)),),
     outputs=(TensorInfo("embedding", ("batch", 5)),),
     facts={"source": {"licence": "Apache-2.0", "gated": False}},
@@ -38,7 +38,7 @@ GOLDEN = """\
    "files": [
     {
      "bytes": 7,
-     "name": "embedding.fp32.aa.onnx",
+     "name": "embedding.cpu.fp32.aa.onnx",
      "sha256": "aa"
     },
     {
@@ -68,7 +68,7 @@ GOLDEN = """\
     "input": "float32",
     "options": {},
     "out_indices": null,
-    "precision": "fp16",
+    "precision": "fp32",
     "target": "cpu",
     "weights": "pretrained"
    },
@@ -125,6 +125,7 @@ def test_a_key_is_described_in_the_words_of_a_user(artifact: Artifact, words: st
     [
         {"out_indices": (-1,)},
         {"format": "torchscript"},
+        {"target": "cuda"},
         {"precision": "bf16"},
         {"image_size": "dynamic"},
         {"options": options_key({"tokens": True})},
@@ -207,8 +208,23 @@ def test_an_invalid_manifest_is_refused_with_its_path_and_a_remedy(content: str 
 
 
 def test_a_manifest_of_a_newer_release_asks_for_an_upgrade(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"schema version 2, this release reads up to 1.*pip install --upgrade"):
-        Manifest.from_text(changed("schema_version", to=2), tmp_path / "manifest.json")
+    with pytest.raises(ManifestError, match=r"schema version 3, this release reads up to 2.*pip install --upgrade"):
+        Manifest.from_text(changed("schema_version", to=3), tmp_path / "manifest.json")
+
+
+@pytest.mark.parametrize(("format", "target"), [("onnx", "cpu"), ("torchscript", "any")])
+def test_a_manifest_of_schema_version_1_is_read_as_made_for_cpu_or_for_any_device(
+    format: str, target: str, tmp_path: Path
+) -> None:
+    data = json.loads(GOLDEN) | {"schema_version": 1}
+    del data["artifacts"][0]["key"]["target"]  # which version 1 did not have
+    data["artifacts"][0]["key"]["format"] = format
+
+    read = Manifest.from_text(json.dumps(data), tmp_path / "manifest.json")
+
+    key = replace(EMBEDDING.key, format=format, target=target)
+    assert read == Manifest("my/model", (replace(EMBEDDING, key=key),))
+    assert Manifest.from_text(read.to_text(), tmp_path / "manifest.json") == read  # written again as version 2
 
 
 def test_a_folder_in_the_place_of_a_manifest_is_an_error(tmp_path: Path) -> None:

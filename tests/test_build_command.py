@@ -14,12 +14,15 @@ from typing import Any
 import psutil
 import pytest
 from builds import TINY, Ran, run_command
-from conftest import FORMATS, request_for
+from conftest import request_for
 from rich.console import Console
 
 from exporters import build, display, plan
 from runtime.artifacts import Store
 from runtime.manifest import Form
+
+# What a build makes of each variant by default.
+FORMS = ("onnx for cpu, fp32", "onnx for cuda, fp32", "torchscript, fp32")
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +40,8 @@ def mixed(root: Path) -> Ran:
 def test_what_fails_does_not_hold_up_the_rest(mixed: Ran, root: Path) -> None:
     assert mixed.status == 1
     published = [(n, len(Store(root).read(f"test/{n}").artifacts)) for n in ("own", "two_stages", "nan", "crash")]
-    assert published == [("own", 2), ("two_stages", 4), ("nan", 0), ("crash", 0)]
-    assert "6 built, 6 failed. Nothing of what failed was published." in mixed.out
+    assert published == [("own", 3), ("two_stages", 6), ("nan", 0), ("crash", 0)]
+    assert "9 built, 9 failed. Nothing of what failed was published." in mixed.out
 
 
 @pytest.mark.parametrize(
@@ -50,21 +53,23 @@ def test_what_fails_does_not_hold_up_the_rest(mixed: Ran, root: Path) -> None:
     ],
 )
 def test_each_failure_says_why(mixed: Ran, name: str, why: str) -> None:
-    for format in FORMATS:
-        assert f"test/{name} [embedding] {format}: {why}" in " ".join(mixed.out.split())
+    for form in FORMS:
+        assert f"test/{name} [embedding] {form}: {why}" in " ".join(mixed.out.split())
     assert "Traceback" not in mixed.out
 
 
 def test_the_table_tells_what_was_measured(mixed: Ran) -> None:
     header, *rows = mixed.out.splitlines()
 
-    assert " ".join(header.split()) == "MODEL VARIANT FORMAT STATUS MIN COSINE MAX DIFF REL RMS SIZE TIME NOTE"
-    [row] = [row for row in rows if row.startswith("test/own") and " onnx " in row]
-    at = {name: header.index(name) for name in ("STATUS", "MIN COSINE", "REL RMS", "SIZE", "TIME")}
-    assert row[at["STATUS"] :].split()[0] == "built"
-    assert float(row[at["MIN COSINE"] :].split()[0]) == pytest.approx(1, abs=1e-6)
-    assert 0 < float(row[at["REL RMS"] :].split()[0]) < 1e-5
-    assert row[at["SIZE"] : at["TIME"]].split()[1] == "MB"
+    assert " ".join(header.split()) == "MODEL VARIANT FORM STATUS MIN COSINE MAX DIFF REL RMS SIZE TIME NOTE"
+    at = {name: header.index(name) for name in ("FORM", "STATUS", "MIN COSINE", "REL RMS", "SIZE", "TIME")}
+    own = {row[at["FORM"] : at["STATUS"]].strip(): row for row in rows if row.startswith("test/own ")}
+    assert tuple(own) == FORMS
+    for row in own.values():
+        assert row[at["STATUS"] :].split()[0] == "built"
+        assert float(row[at["MIN COSINE"] :].split()[0]) == pytest.approx(1, abs=1e-6)
+        assert row[at["SIZE"] : at["TIME"]].split()[1] == "MB"
+    assert 0 < float(own[FORMS[0]][at["REL RMS"] :].split()[0]) < 1e-5
 
 
 def test_progress_is_plain_lines_where_nobody_watches(mixed: Ran) -> None:
@@ -72,7 +77,7 @@ def test_progress_is_plain_lines_where_nobody_watches(mixed: Ran) -> None:
 
     assert "test/own [embedding]: exporting onnx" in lines
     assert [line.split()[0] for line in lines if line.startswith("(")] == [
-        f"({i}/6)" for i in range(1, 7) for _ in "12"
+        f"({i}/6)" for i in range(1, 7) for _ in FORMS
     ]
     assert not any(c in mixed.err for c in "\x1b\r")
 
@@ -86,11 +91,11 @@ def test_progress_is_live_on_a_terminal() -> None:
         observer.started(job)
         observer.stage(job, "exporting onnx")
         progress.refresh()
-        observer.finished(job, [plan.outcome(job, "onnx", "built", seconds=3.0)])
+        observer.finished(job, [plan.outcome(job, Form("onnx"), "built", seconds=3.0)])
 
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue())
     assert re.search(r"test/own \[embedding\] .* exporting onnx", shown)
-    assert "test/own [embedding] onnx: built in 3 s" in shown
+    assert "test/own [embedding] onnx for cpu, fp32: built in 3 s" in shown
     assert re.search("building .* 1/1", shown)
 
 
@@ -100,18 +105,18 @@ def test_variants_of_one_model_follow_each_other_and_models_go_side_by_side(mixe
     def at(text: str) -> int:
         return next(i for i, line in enumerate(lines) if text in line)
 
-    assert at("test/two_stages [embedding] torchscript: built") < at("test/two_stages [1]: starting")
-    assert at("test/crash [embedding]: starting") < at("test/nan [embedding] onnx: failed")
-    at_once = [line.endswith(": starting") - line.startswith("(") * 0.5 for line in lines]
-    assert max(sum(at_once[:i]) for i in range(len(lines))) == 2
+    assert at("test/two_stages [embedding] torchscript, fp32: built") < at("test/two_stages [1]: starting")
+    assert at("test/crash [embedding]: starting") < at("test/nan [embedding] onnx for cpu, fp32: failed")
+    at_once = [len(FORMS) * line.endswith(": starting") - line.startswith("(") for line in lines]
+    assert max(sum(at_once[:i]) for i in range(len(lines))) == 2 * len(FORMS)
 
 
 def test_what_is_up_to_date_is_skipped_without_a_process(mixed: Ran, root: Path) -> None:
     again = run_command("test/own", "test/two_stages", *TINY, "--artifacts", root, "--json")
 
     assert again.status == 0
-    assert [(o["status"], o["note"]) for o in again.lines] == [("skipped", "up to date")] * 6
-    assert [o["model"] for o in again.lines] == ["test/own"] * 2 + ["test/two_stages"] * 4
+    assert [(o["status"], o["note"]) for o in again.lines] == [("skipped", "up to date")] * 9
+    assert [o["model"] for o in again.lines] == ["test/own"] * 3 + ["test/two_stages"] * 6
     assert again.err == ""
 
 
@@ -122,7 +127,7 @@ def test_what_a_killed_build_left_is_cleaned_up_also_when_all_is_up_to_date(mixe
 
     again = run_command("test/own", *TINY, "--artifacts", root, "--json")
 
-    assert [o["status"] for o in again.lines] == ["skipped"] * 2
+    assert [o["status"] for o in again.lines] == ["skipped"] * 3
     assert not left.exists()
 
 
@@ -130,10 +135,14 @@ def test_a_failure_is_told_as_json(tmp_path: Path) -> None:
     ran = run_command("test/not_a_module", *TINY, "--artifacts", tmp_path, "--json", "--format", "onnx")
 
     assert ran.status == 1
-    [outcome] = ran.lines
-    assert (outcome["model"], outcome["variant"], outcome["format"]) == ("test/not_a_module", "embedding", "onnx")
-    assert outcome["status"] == "failed"
-    assert "returned a list" in outcome["note"]
+    assert [(o["format"], o["target"], o["precision"], o["input"]) for o in ran.lines] == [
+        ("onnx", "cpu", "fp32", "float32"),
+        ("onnx", "cuda", "fp32", "float32"),
+    ]
+    for outcome in ran.lines:
+        assert (outcome["model"], outcome["variant"]) == ("test/not_a_module", "embedding")
+        assert outcome["status"] == "failed"
+        assert "returned a list" in outcome["note"]
 
 
 def test_jobs_over_their_time_are_killed(tmp_path: Path) -> None:
@@ -156,7 +165,7 @@ def test_fail_fast_kills_what_runs_and_starts_nothing_more(tmp_path: Path) -> No
     )
 
     assert ran.status == 1
-    assert [o["model"] for o in ran.lines] == ["test/crash"]
+    assert [(o["model"], o["target"]) for o in ran.lines] == [("test/crash", "cpu"), ("test/crash", "cuda")]
     assert "test/own" not in ran.err
     assert multiprocessing.active_children() == []
 

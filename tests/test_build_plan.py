@@ -16,7 +16,7 @@ from exporters import pipeline, plan
 from exporters.plan import Job
 from runtime import list_models
 from runtime.artifacts import MANIFEST
-from runtime.manifest import Form
+from runtime.manifest import ArtifactKey, Form
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["test/owm"], "No backbone is registered as 'test/owm'. Nearest: test/own"),
         (["nobody/*"], "'nobody/*' matches no registered backbone"),
         (["test/own", "--exclude", "test/*"], "Nothing is left to build: --exclude test/* leaves out every name"),
-        (["test/own", "--format", "onnx,pickle"], "'pickle' is none of onnx, torchscript"),
+        (["test/own", "--format", "onnx,pickle"], "'pickle' is none of onnx, pt2, torchscript"),
+        (["test/own", "--target", "tpu"], "'tpu' is none of cpu, cuda"),
+        (["test/own", "--precision", "fp32,fp8"], "'fp8' is none of fp32, fp16, bf16, int8"),
+        (["test/own", "--input", "int8"], "'int8' is none of float32, uint8"),
+        (
+            ["test/own", "--format", "onnx", "--target", "cpu", "--precision", "fp16"],
+            "No onnx for cpu, fp16 can be built. What exists is onnx for cpu: fp32, bf16, int8; onnx for cuda: fp32",
+        ),
+        (["test/own", "--input", "uint8"], "declares no mean and std"),
         (["test/own", "--out-indices", "1"], "takes no out_indices"),
         (["test/tiny_vit", "--out-indices", "4"], "the number of last feature maps is 1 to 3"),
         (["test/tiny_vit", "--out-indices", "-2,-4"], "-4 out of range. The backbone has 3 blocks"),
@@ -81,8 +89,9 @@ def test_a_dry_run_plans_each_variant_once(arguments: list[str], expected: Any, 
     ran = run_command(*arguments, "--dry-run", "--json", "--format", "onnx", "--artifacts", tmp_path / "new")
 
     assert ran.status == 0
-    assert [(line["model"], line["key"]["out_indices"]) for line in ran.lines] == expected
-    assert {(line["format"], line["action"], line["reason"]) for line in ran.lines} == {
+    planned = [(line["model"], line["key"]["out_indices"], line["key"]["target"]) for line in ran.lines]
+    assert planned == [(*variant, target) for variant in expected for target in ("cpu", "cuda")]
+    assert {(line["key"]["format"], line["action"], line["reason"]) for line in ran.lines} == {
         ("onnx", "build", "no artifact")
     }
 
@@ -91,8 +100,12 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     ran = run_command("test/own", "--dry-run", "--artifacts", tmp_path / "new")
 
     assert ran.status == 0
-    assert ran.out.split()[:5] == ["MODEL", "VARIANT", "FORMAT", "ACTION", "REASON"]
-    assert ran.out.split()[5:11] == ["test/own", "embedding", "onnx", "build", "no", "artifact"]
+    assert [" ".join(line.split()) for line in ran.out.splitlines()] == [
+        "MODEL VARIANT FORM ACTION REASON",
+        "test/own embedding onnx for cpu, fp32 build no artifact",
+        "test/own embedding onnx for cuda, fp32 build no artifact",
+        "test/own embedding torchscript, fp32 build no artifact",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -105,7 +118,36 @@ def test_all_covers_every_backbone_but_the_excluded(tmp_path: Path) -> None:
     assert ran.status == 0
     assert len(expected) > 15
     assert {line["model"] for line in ran.lines} == expected
-    assert {line["format"] for line in ran.lines} == {"onnx", "torchscript"}
+    assert {(line["key"]["format"], line["key"]["target"]) for line in ran.lines} == {
+        ("onnx", "cpu"),
+        ("onnx", "cuda"),
+        ("torchscript", "any"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["onnx for cpu, fp32", "onnx for cuda, fp32", "torchscript, fp32"]),
+        (["--target", "cuda", "--format", "torchscript,onnx"], ["onnx for cuda, fp32", "torchscript, fp32"]),
+        (
+            ["--format", "onnx", "--precision", "int8,fp16,fp32"],
+            ["onnx for cpu, fp32", "onnx for cpu, int8", "onnx for cuda, fp32", "onnx for cuda, fp16"],
+        ),
+        (["--format", "pt2,torchscript", "--precision", "fp16"], ["pt2 for cuda, fp16"]),
+        (
+            ["--target", "cpu", "--input", "uint8,float32"],
+            ["onnx for cpu, fp32", "onnx for cpu, fp32, uint8 input", "torchscript, fp32"],
+        ),
+    ],
+)
+def test_of_all_combinations_those_that_exist_are_planned(
+    arguments: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    ran = run_command("test/tiny_vit", "--out-indices=none", *arguments, "--dry-run", "--json", "--artifacts", tmp_path)
+
+    assert ran.status == 0, ran.err
+    assert [str(ArtifactKey.from_json(line["key"]).form) for line in ran.lines] == expected
 
 
 def _edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -147,7 +189,7 @@ def test_what_is_stale_is_planned_with_its_reason(
 ) -> None:
     shutil.copytree(root / "test/own", tmp_path / "test/own")
     change(tmp_path / "test/own")
-    options = ("test/own", "--format", "onnx", "--artifacts", tmp_path, "--dry-run", "--json")
+    options = ("test/own", "--format", "onnx", "--target", "cpu", "--artifacts", tmp_path, "--dry-run", "--json")
 
     [line], [forced] = run_command(*options).lines, run_command(*options, "--force").lines
 

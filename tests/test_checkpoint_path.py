@@ -137,11 +137,16 @@ def test_a_backbone_with_more_parameters_than_allowed_is_skipped_saying_so(tmp_p
     names = ("test/tiny_vit", "test/two_stages", *TINY)
     options = ("--weights=random", "--max-params=10K", "--format=onnx", "--out-indices=none", "--artifacts", tmp_path)
     dry = run_command(*names, *options, "--dry-run", "--json")
-    assert [line["action"] for line in dry.lines] == ["skip", "build"]
+    assert [(line["key"]["target"], line["action"]) for line in dry.lines] == [
+        ("cpu", "skip"),
+        ("cuda", "skip"),
+        ("cpu", "build"),
+        ("cuda", "build"),
+    ]
     ran = run_command(*names, *options)
     assert ran.status == 0
     assert "0.1 M parameters, more than --max-params allows" in ran.out
-    assert [len(open_store(tmp_path).read(f"test/{n}").artifacts) for n in ("tiny_vit", "two_stages")] == [0, 1]
+    assert [len(open_store(tmp_path).read(f"test/{n}").artifacts) for n in ("tiny_vit", "two_stages")] == [0, 2]
 
 
 @pytest.mark.parametrize("text", ["many", "0", "-5M", "inf", "12Q", ""])

@@ -158,7 +158,8 @@ def test_without_artifact_and_torch_the_error_says_how_to_get_either(light: Envi
         f"No onnx artifact of 'test/tiny_vit' for embedding, onnx for cpu, fp32, 32x32, random:0 weights in {tmp_path}"
         in message
     )
-    assert "python -m exporters.build test/tiny_vit --format=onnx --out-indices=none --weights=random" in message
+    command = "python -m exporters.build test/tiny_vit --format=onnx --target=cpu --out-indices=none --weights=random"
+    assert command in message
     assert "torch is not installed: pip install 'backbone-runtime[eager]'" in message
 
 

@@ -30,10 +30,10 @@ STAGES = [
     "eager reference",
     "exporting onnx",
     "exporting torchscript",
-    "verifying onnx",
-    "publishing onnx",
-    "verifying torchscript",
-    "publishing torchscript",
+    "verifying onnx for cpu, fp32",
+    "publishing onnx for cpu, fp32",
+    "verifying torchscript, fp32",
+    "publishing torchscript, fp32",
 ]
 EMBEDDING, LAST, BOTH = None, (-1,), (-2, -1)
 

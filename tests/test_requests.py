@@ -83,7 +83,8 @@ def test_a_number_of_maps_below_one_is_refused_where_the_depth_is_unknown(out_in
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"backend": "tensorflow"}, "backend='tensorflow' is none of 'auto', 'onnx', 'openvino', 'pt2', 'torchscript', 'eager'."),
+        ({"backend": "tensorflow"},
+         "backend='tensorflow' is none of 'auto', 'onnx', 'openvino', 'pt2', 'torchscript', 'eager'."),
         ({"precision": "fp8"}, "precision='fp8' is none of 'fp32', 'fp16', 'bf16', 'int8'."),
         ({"input": "int8"}, "input='int8' is none of 'float32', 'uint8'."),
         ({"on_fallback": "ignore"}, "on_fallback='ignore' is none of 'warn', 'error'."),
@@ -104,8 +105,8 @@ def test_a_number_of_maps_below_one_is_refused_where_the_depth_is_unknown(out_in
             for size in (0, -32, 32.0, True, "32", (32,), (32, 32, 3), (32, 0), (32.0, 32), {"height": 32})
         ),
         ({"image_sise": 32}, "load_model('test/tiny_vit') got an unknown keyword: image_sise. Valid are out_indices, "
-         "backend, device, precision, input, on_fallback, artifacts, providers, provider_options, threads, weights, seed, "
-         "image_size, verify, checkpoint_path; of this backbone itself: none."),
+         "backend, device, precision, input, on_fallback, artifacts, providers, provider_options, threads, weights, "
+         "seed, image_size, verify, checkpoint_path; of this backbone itself: none."),
         ({"spec": 1, "options": {}}, "load_model('test/tiny_vit') got an unknown keyword: options, spec. Valid are"),
     ],
 )  # fmt: skip

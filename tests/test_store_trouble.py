@@ -65,9 +65,9 @@ def full_disk(limit: int) -> None:
     ("what", "forms", "options"),
     [
         ("weights", FORMS, {"weights": "random"}),
-        ("onnx graph", ("onnx",), {"out_indices": 1}),
-        ("torchscript graph", ("torchscript",), {"out_indices": 1}),
-        ("manifest", ("onnx",), {"out_indices": 1}),
+        ("onnx graph", (Form("onnx"),), {"out_indices": 1}),
+        ("torchscript graph", (Form("torchscript"),), {"out_indices": 1}),
+        ("manifest", (Form("onnx"),), {"out_indices": 1}),
     ],
 )
 def test_a_full_disk_is_told_and_loses_nothing(

@@ -88,6 +88,17 @@ def test_the_report_counts_what_failed_and_names_what_is_missing() -> None:
         assert said in text
 
 
+def test_the_report_names_the_forms_of_a_variant() -> None:
+    made = record("embedding")
+    known = {"status": "built", "precision": "fp32", "input": "float32"}
+    made["outcomes"] = [
+        {"format": "onnx", "target": "cpu", **known},
+        {"format": "onnx", "target": "cuda", **known},
+        {"format": "torchscript", "target": "any", **known},
+    ]
+    assert catalogue_report.row(made).split(" | ")[2] == "onnx for cpu fp32, onnx for cuda fp32, torchscript fp32"
+
+
 def test_the_latest_record_of_a_variant_counts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import json
 

@@ -20,6 +20,7 @@ from runtime.backbones.timm_family import TimmBuilder
 from runtime.commands import build_command
 from runtime.errors import OptionError, UnknownModelError, WeightsError
 from runtime.facts import HALF, IMAGENET_MEAN, IMAGENET_STD, HubFile, LocalFile, Unpublished, Url
+from runtime.manifest import Form
 from runtime.weights import PublishedWeights
 
 
@@ -179,8 +180,8 @@ def test_a_spec_is_one_object_and_survives_pickling_with_what_messages_need() ->
     assert again.spec.build.__module__ == "runtime.backbones.timm_family"
     assert again.spec.build.__qualname__ == "TimmBuilder('test_vit')"
     assert spec.parameters == ("weights", "out_indices", "image_size")
-    command = "python -m exporters.build timm/test_vit --format=onnx --out-indices=2 --weights=random --seed=0"
-    assert build_command(request, "onnx") == command
+    options = "--format=onnx --target=cpu --out-indices=2 --weights=random --seed=0"
+    assert build_command(request, Form("onnx")) == f"python -m exporters.build timm/test_vit {options}"
 
 
 def test_a_prefix_has_one_family() -> None:
