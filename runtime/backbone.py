@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from runtime import batches
 from runtime.backends import Session
-from runtime.errors import ClosedError, InputError, OptionError
+from runtime.contract import Contract
+from runtime.errors import ClosedError, OptionError
 from runtime.manifest import Artifact
 from runtime.request import Request
 
@@ -21,8 +23,9 @@ class Backbone:
     """A loaded backbone.
 
     Call it with float32 images [B, C, H, W] (volumes [B, C, D, H, W]): a numpy array gives numpy arrays, a torch tensor
-    gives torch tensors on its own device. Without `out_indices` the result is the embedding [B, D]; with it, a list of
-    maps [B, C, h, w] (of volumes [B, C, d, h, w]).
+    gives torch tensors on its own device; those of the GPU that serves never pass through the host. Any layout in
+    memory will do; what is not contiguous is copied first. Without `out_indices` the result is the embedding [B, D];
+    with it, a list of maps [B, C, h, w] (of volumes [B, C, d, h, w]).
 
     It can be pickled, deep-copied, sent to spawned or forked workers (each makes a session of its own) and called
     from several threads at once.
@@ -48,6 +51,7 @@ class Backbone:
         self._fallback = fallback
         self._lock = threading.Lock()
         self._closed = False
+        self._contract = Contract(request.spec, request.size, request.input)
         self._session: Session | None = open_session(self._request, backend, artifact)
         self.name = request.spec.name
         self.backend = backend
@@ -57,16 +61,15 @@ class Backbone:
         """Return the embedding, or the list of feature maps.
 
         Raises:
-            InputError: Wrong type, dtype, rank, channels, size, or an empty batch.
+            InputError: Wrong type, dtype, byte order, rank, channels, size, an empty batch, or another GPU's tensor.
+            DeviceError: onnxruntime could not run the batch, most often for lack of memory.
             ClosedError: After `close()`.
         """
         session = self._ready()
         is_tensor = _is_tensor(images)
-        self._check(images, is_tensor)
-        if session.native == "numpy":
-            outputs = session.run(images.detach().cpu().numpy() if is_tensor else np.ascontiguousarray(images))
-        else:
-            outputs = session.run(images if is_tensor else _tensor(np.ascontiguousarray(images)))
+        self._contract.check(images, is_tensor, session.device)
+        given, sizes = _given(images, session, is_tensor), self._request.batch_sizes
+        outputs = session.run(given) if sizes is None else batches.serve(given, sizes, session.run)
         converted = [_like(output, images, is_tensor) for output in outputs]
         return converted[0] if self._request.out_indices is None else converted
 
@@ -88,55 +91,6 @@ class Backbone:
                 sys.modules["torch"].set_num_threads(1)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
             self._session = None
-
-    def _check(self, images: Any, is_tensor: bool) -> None:
-        if not is_tensor and not isinstance(images, np.ndarray):
-            raise InputError(
-                f"{self.name} takes a numpy array or torch tensor, not {type(images).__name__}. "
-                "For pictures: model(model.preprocess(images))."
-            )
-        dtype = str(images.dtype).removeprefix("torch.")
-        shape = tuple(images.shape)
-        problem = self._problem(dtype, shape)
-        if problem:
-            raise InputError(f"{self.name} takes {self._contract()}; got {dtype} {list(shape)}: {problem}")
-
-    def _contract(self) -> str:
-        facts, size, patch = self._request.spec.preprocessing, self._request.size, self._request.spec.patch_size
-        sides = f"multiples of {patch}" if isinstance(size, str) else ", ".join(map(str, size))
-        if self._request.input == "uint8":
-            return f"uint8 [B, {facts.axes}, {facts.channels}] with {facts.axes} = {sides}"
-        return f"float32 [B, {facts.channels}, {facts.axes}] with {facts.axes} = {sides}"
-
-    def _problem(self, dtype: str, shape: tuple[int, ...]) -> str | None:
-        facts, wanted = self._request.spec.preprocessing, self._request.input
-        if dtype != wanted:
-            if wanted == "uint8":
-                return "it was loaded with input='uint8', which normalises inside; load it with input='float32'."
-            if dtype == "uint8":
-                return "pictures go through model.preprocess(images) first, or load it with input='uint8'."
-            return "convert it to float32."
-        if len(shape) != facts.spatial_dims + 2:
-            count = {2: "four", 3: "five"}[facts.spatial_dims]
-            return f"a batch has {count} dimensions; images[None] makes one image a batch."
-        if shape[0] == 0:
-            return "the batch is empty."
-        channels, sides = (shape[-1], shape[1:-1]) if wanted == "uint8" else (shape[1], shape[2:])
-        if channels != facts.channels:
-            which = "last" if wanted == "uint8" else "second"
-            return f"the {which} dimension is the channels, {facts.channels}."
-        return self._wrong_sides(sides)
-
-    def _wrong_sides(self, sides: tuple[int, ...]) -> str | None:
-        spec, size = self._request.spec, self._request.size
-        if size == "dynamic":
-            wrong = any(s == 0 or s % spec.patch_size for s in sides)
-            return "both sides must be multiples of the patch." if wrong else None
-        if sides != size:
-            given = sides[0] if len(set(sides)) == 1 else sides
-            dynamic = " or image_size='dynamic'" if spec.preprocessing.spatial_dims == 2 else ""
-            return f"load it with image_size={given}{dynamic} for other sizes."
-        return None
 
     def preprocess(self, images: Any) -> np.ndarray[Any, Any]:
         """Return model input for Pillow images or uint8 arrays [H, W, 3] (one or several).
@@ -243,6 +197,15 @@ def _restore(*state: Any) -> Backbone:
 def _is_tensor(images: Any) -> bool:
     # Without importing torch: only a process that has it can hold a tensor.
     return isinstance(images, getattr(sys.modules.get("torch"), "Tensor", ()))
+
+
+def _given(images: Any, session: Session, is_tensor: bool) -> Any:
+    """Return images as `session` takes them; tensors on its own GPU stay there."""
+    if session.native == "torch":
+        return images if is_tensor else _tensor(np.ascontiguousarray(images))
+    if not is_tensor:
+        return np.ascontiguousarray(images)
+    return images if images.device.type != "cpu" else images.detach().contiguous().numpy()
 
 
 def _tensor(array: Any) -> Any:

@@ -1,5 +1,6 @@
 """Facts about this machine and what is installed on it. Standard library only."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -7,6 +8,8 @@ import math
 import os
 import sys
 from pathlib import Path
+
+_NVIDIA_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 def cpu_count() -> int:
@@ -32,12 +35,44 @@ def cgroup_quota(root: Path) -> float | None:
 
 def nvidia_driver() -> bool:
     """Return whether an NVIDIA driver can be loaded."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        ctypes.CDLL(name)
+        ctypes.CDLL(_NVIDIA_DRIVER)
     except OSError:
         return False
     return True
+
+
+def gpu_name(index: int) -> str | None:
+    """Return the name that the driver has for an NVIDIA GPU, such as `NVIDIA H200`; `None` where there is none."""
+    number, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    try:
+        driver = ctypes.CDLL(_NVIDIA_DRIVER)
+    except OSError:
+        return None
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(number), index) or driver.cuDeviceGetName(name, 256, number):
+        return None
+    return name.value.decode()
+
+
+def engine_machine(index: int) -> dict[str, str | None]:
+    """Return what an engine of TensorRT is tied to: names and versions of the GPU, its driver and the libraries."""
+    versions: dict[str, str | None] = {"gpu": gpu_name(index), "driver": None, "tensorrt": None}
+    number = ctypes.c_int()
+    with contextlib.suppress(OSError, AttributeError):
+        if not ctypes.CDLL(_NVIDIA_DRIVER).cuDriverGetVersion(ctypes.byref(number)):
+            versions["driver"] = str(number.value)
+    with contextlib.suppress(OSError, AttributeError):
+        versions["tensorrt"] = str(ctypes.CDLL("libnvinfer.so.10").getInferLibVersion())
+    for name in onnxruntime_distributions():
+        versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def user_cache() -> Path:
+    """Return the folder for what can be made again, of this user."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("backbone-runtime", appauthor=False)
 
 
 def installed(package: str) -> bool:

@@ -21,6 +21,7 @@ WEIGHTS = ("pretrained", "random")
 # A local checkpoint is known by its content: the first digits of its SHA-256.
 _CHECKPOINT = re.compile(r"checkpoint:[0-9a-f]{12}")
 VERIFY = ("size", "full")
+LOADS = ("throughput", "fast")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Request:
     seed: int = 0
     image_size: int | tuple[int, ...] | str | None = None
     verify: str = "size"
+    load: str = "throughput"
+    batch_sizes: tuple[int, ...] | None = None
+    reuse_outputs: bool = False
+    cuda_graphs: bool = False
+    gpu_mem_limit: int | None = None
     checkpoint_path: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -52,6 +58,7 @@ class Request:
             ("input", self.input, INPUTS),
             ("on_fallback", self.on_fallback, ON_FALLBACK),
             ("verify", self.verify, VERIFY),
+            ("load", self.load, LOADS),
         ):
             if value not in allowed:
                 raise OptionError(f"{name}={value!r} is none of {', '.join(map(repr, allowed))}.")
@@ -66,6 +73,7 @@ class Request:
                 f"providers={list(self.providers)} are onnxruntime's: backend={self.backend!r} takes device= only."
             )
         self._check_input()
+        self._check_running()
         self._check_weights()
         self._check_options()
 
@@ -75,6 +83,29 @@ class Request:
             raise OptionError(
                 f"input='uint8' normalises inside the graph, and {self.spec.name!r} declares no mean and std for "
                 "8-bit images. Scale your data as its publisher did and use input='float32'."
+            )
+
+    def _check_running(self) -> None:
+        sizes, limit = self.batch_sizes, self.gpu_mem_limit
+        if sizes is not None and (not sizes or any(type(size) is not int or size < 1 for size in sizes)):
+            raise OptionError(f"batch_sizes={list(sizes)} must be ints of at least 1, such as (1, 8, 32, 64).")
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise OptionError(f"gpu_mem_limit={limit!r} must be bytes, an int such as 8 * 1024**3.")
+        for name in ("reuse_outputs", "cuda_graphs"):
+            if type(getattr(self, name)) is not bool:
+                raise OptionError(f"{name}={getattr(self, name)!r} must be True or False.")
+        if self.backend not in ("auto", "onnx"):
+            wanted = {"reuse_outputs": self.reuse_outputs, "cuda_graphs": self.cuda_graphs, "gpu_mem_limit": limit}
+            wanted["load"] = self.load != "throughput"
+            if alien := [name for name, value in wanted.items() if value]:
+                raise OptionError(
+                    f"{', '.join(alien)}: only the onnx backend can do that, not backend={self.backend!r}. "
+                    "Leave it out, or use backend='onnx'."
+                )
+        if self.cuda_graphs and (sizes is None or self.image_size == "dynamic"):
+            raise OptionError(
+                "cuda_graphs=True captures one graph for each of batch_sizes at a fixed image size: give batch_sizes, "
+                "such as (1, 8), and no image_size='dynamic'."
             )
 
     def _check_weights(self) -> None:
@@ -207,7 +238,7 @@ def make_request(spec: BackboneSpec, model_kwargs: Mapping[str, Any] | None, giv
     for name in ("artifacts", "checkpoint_path"):
         if name in known:
             known[name] = os.fspath(known[name])
-    for name in ("providers", "provider_options"):
+    for name in ("providers", "provider_options", "batch_sizes"):
         if name in known:
             known[name] = _several(name, known[name])
     if "device" in known:

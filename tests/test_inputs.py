@@ -50,7 +50,8 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: [images()], "takes a numpy array or torch tensor, not list."),
     (lambda: images().astype(np.float64), "got float64 [2, 3, 32, 32]: convert it to float32."),
     (lambda: images().astype(np.float16), "got float16 [2, 3, 32, 32]: convert it to float32."),
-    (lambda: images().astype(">f4"), "got >f4 [2, 3, 32, 32]: convert it to float32."),
+    (lambda: images().astype(">f4"), "got >f4 [2, 3, 32, 32]: its bytes are in another machine's order; images.astype"),
+    (lambda: images().astype(">f8"), "got >f8 [2, 3, 32, 32]: convert it to float32."),
     (lambda: np.zeros((2, 3, 32, 32), np.int64), "got int64 [2, 3, 32, 32]: convert it to float32."),
     (lambda: np.zeros((2, 32, 32, 3), np.uint8), "got uint8 [2, 32, 32, 3]: pictures go through model.preprocess"),
     (

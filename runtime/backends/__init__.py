@@ -9,7 +9,8 @@ class Session(Protocol):
     Attributes:
         device: Where it really runs: `cpu` or `cuda:<index>`.
         providers: onnxruntime's execution providers, in the order it really uses; empty for torch.
-        native: What `run` takes and returns: `numpy` arrays or `torch` tensors.
+        native: What `run` takes and returns: `numpy` arrays or `torch` tensors. Tensors of a GPU that a session runs on
+            are taken, and given, by every session.
         reason: Why it runs there.
     """
 
@@ -19,5 +20,5 @@ class Session(Protocol):
     reason: str
 
     def run(self, images: Any) -> list[Any]:
-        """Return the outputs for a checked float32 batch."""
+        """Return the outputs for a checked batch."""
         ...

@@ -1,4 +1,4 @@
-"""Serving an ONNX artifact through onnxruntime."""
+"""Opening an ONNX artifact in onnxruntime, on the device asked for."""
 
 import contextlib
 import io
@@ -10,36 +10,50 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runtime.artifacts import sha256_of
+from runtime.backends.onnx_session import OnnxSession, first_line
 from runtime.errors import ArtifactCorruptError, DeviceError
-from runtime.machine import cpu_count, installed, nvidia_driver, onnxruntime_distributions
+from runtime.machine import (
+    cpu_count,
+    engine_machine,
+    installed,
+    nvidia_driver,
+    onnxruntime_distributions,
+    user_cache,
+)
 from runtime.providers import CPU, CUDA, ON_GPU, Choice, Installation, check_installation, choose, parse_device, refused
 from runtime.request import Request
+from runtime.tensorrt import TENSORRT, engine_key, engine_options
 
 
-def load(graph: Path, request: Request) -> "OnnxSession":
+def load(graph: Path, request: Request) -> OnnxSession:
     """Return a session for `graph` on the device asked for.
 
     Raises:
         DependencyError: onnxruntime is missing, or two of its wheels are installed.
-        DeviceError: The device or provider asked for does not start.
+        DeviceError: The device or provider asked for does not start, or cannot capture CUDA graphs.
         ArtifactCorruptError: onnxruntime cannot read the graph or its weight data.
     """
     choice = choose(request.device, request.providers, look_at_installation())
-    asked = _with_options(request, choice)
+    asked = _with_options(graph, request, choice)
     session, messages, failure = _create(graph, request, asked)
     if failure is not None and choice.providers != (CPU,):
         # The device or the file? The CPU provider tells; it serves, too, where nobody asked for a device.
         session, _, failure = _create(graph, request, [(CPU, {})])
     if failure is not None:
-        raise ArtifactCorruptError(f"onnxruntime cannot load {graph}: {_first_line(failure)}.") from failure
+        raise ArtifactCorruptError(f"onnxruntime cannot load {graph}: {first_line(failure)}.") from failure
     got = tuple(session.get_providers())
+    if request.cuda_graphs and got[0] != CUDA:
+        raise DeviceError(graphs_refused(choice, got, messages))
     if choice.required is not None and choice.required != got[0]:
         raise DeviceError(refused(choice.required, got, messages))
     reason = choice.reason
     if choice.required is None and got[0] == CPU:
         reason = refused(CUDA, got, messages)
     index = session.get_provider_options().get(got[0], {}).get("device_id", "0")
-    return OnnxSession(session, got, int(index), reason)
+    device = f"cuda:{index}" if got[0] in ON_GPU else "cpu"
+    session.disable_fallback()  # a run that fails on the GPU is an error, not one more run on the CPU
+    return OnnxSession(session, device, reason, reuse_outputs=request.reuse_outputs, cuda_graphs=request.cuda_graphs)
 
 
 def look_at_installation() -> Installation:
@@ -56,6 +70,18 @@ def look_at_installation() -> Installation:
     return Installation(distributions, providers, CUDA in providers and nvidia_driver())
 
 
+def graphs_refused(choice: Choice, got: tuple[str, ...], messages: str) -> str:
+    """Return the error text for a session that was to capture CUDA graphs and does not run on CUDA."""
+    if "graph capture feature" in messages:
+        return (
+            "cuda_graphs=True: not every node of this graph runs on CUDA, and one that runs on the CPU cannot be "
+            "captured. Load it without cuda_graphs, or build it for CUDA: python -m exporters.build NAME --target cuda."
+        )
+    if CUDA not in choice.providers:
+        return f"cuda_graphs=True needs {CUDA}, but {choice.reason}. Load it without cuda_graphs."
+    return f"cuda_graphs=True: {refused(CUDA, got, messages)}"
+
+
 def _create(
     graph: Path, request: Request, providers: list[tuple[str, dict[str, Any]]]
 ) -> tuple[Any, str, Exception | None]:
@@ -65,6 +91,8 @@ def _create(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = request.threads or cpu_count()
     options.inter_op_num_threads = 1
+    if request.load == "fast":
+        options.add_session_config_entry("session.disable_prepacking", "1")
     session, failure = None, None
     # What the CPU provider has to say comes as an exception; other threads keep their output.
     catching = _native_output() if providers[0][0] != CPU else contextlib.nullcontext([""])
@@ -75,24 +103,40 @@ def _create(
             session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:
             failure = error
-    return session, messages[0] + (f"\nError: {_first_line(failure)}" if failure else ""), failure
+    return session, messages[0] + (f"\nError: {first_line(failure)}" if failure else ""), failure
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _with_options(request: Request, choice: Choice) -> list[tuple[str, dict[str, Any]]]:
+def _with_options(graph: Path, request: Request, choice: Choice) -> list[tuple[str, dict[str, Any]]]:
     given = list(request.provider_options or ())
     if len(given) > len(choice.providers):
         raise DeviceError(
             f"provider_options has {len(given)} entries for the providers {', '.join(choice.providers)}: one dict each."
         )
     given += [{}] * (len(choice.providers) - len(given))
-    index = parse_device(request.device)[1]
-    # onnxruntime multiplies in TF32 by default, torch does not: parity comes first, provider_options may say otherwise.
-    defaults: dict[str, dict[str, Any]] = {CUDA: {"device_id": index, "use_tf32": 0}}
+    defaults = {CUDA: _cuda_options(request)}
+    if TENSORRT in choice.providers:
+        defaults[TENSORRT] = _tensorrt_options(graph, request)
     return [(name, {**defaults.get(name, {}), **own}) for name, own in zip(choice.providers, given, strict=True)]
+
+
+def _cuda_options(request: Request) -> dict[str, Any]:
+    # onnxruntime multiplies in TF32 by default, torch does not: parity comes first, provider_options may say otherwise.
+    options = {"device_id": parse_device(request.device)[1], "use_tf32": 0}
+    if request.gpu_mem_limit is not None:
+        options["gpu_mem_limit"] = request.gpu_mem_limit
+    if request.cuda_graphs:
+        options["enable_cuda_graph"] = 1
+    return options
+
+
+def _tensorrt_options(graph: Path, request: Request) -> dict[str, Any]:
+    index = parse_device(request.device)[1]
+    folder = user_cache() / "tensorrt" / engine_key(sha256_of(graph), engine_machine(index))
+    folder.mkdir(parents=True, exist_ok=True)
+    size, channels = request.size, request.spec.preprocessing.channels
+    if isinstance(size, str):  # of any size: engines follow the images that come
+        return engine_options(folder, index, "images", (), None)
+    return engine_options(folder, index, "images", (channels, *size), request.batch_sizes)
 
 
 # File descriptors belong to the process: two threads catching at once would put each other's back.
@@ -114,20 +158,3 @@ def _native_output() -> Iterator[list[str]]:
             os.close(saved)
             file.seek(0)
             caught.append(file.read().decode(errors="replace") + printed.getvalue())
-
-
-class OnnxSession:
-    """An onnxruntime session; `run` may be called from several threads at once."""
-
-    native = "numpy"
-
-    def __init__(self, session: Any, providers: tuple[str, ...], index: int, reason: str) -> None:
-        self._session = session
-        self._input = session.get_inputs()[0].name
-        self.providers = providers
-        self.device = f"cuda:{index}" if providers[0] in ON_GPU else "cpu"
-        self.reason = reason
-
-    def run(self, images: Any) -> list[Any]:
-        """Return the outputs for a float32 batch [B, C, H, W], as numpy arrays."""
-        return list(self._session.run(None, {self._input: images}))

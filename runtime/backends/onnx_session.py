@@ -1,0 +1,86 @@
+"""Running an onnxruntime session: numpy arrays in and out, or tensors of the GPU it runs on."""
+
+from typing import Any
+
+import numpy as np
+
+from runtime.backends.onnx_memory import OutputMemory, names_of
+from runtime.errors import DeviceError
+
+
+class OnnxSession:
+    """An onnxruntime session; `run` may be called from several threads at once."""
+
+    native = "numpy"
+
+    def __init__(
+        self, session: Any, device: str, reason: str, *, reuse_outputs: bool = False, cuda_graphs: bool = False
+    ) -> None:
+        self._session = session
+        self.providers = tuple(session.get_providers())
+        self.device = device
+        self.reason = reason
+        self._graphs = None
+        if cuda_graphs:
+            from runtime.backends.onnx_graphs import CapturedGraphs
+
+            self._graphs = CapturedGraphs(session, device, reuse_outputs=reuse_outputs)
+        self._arrays = OutputMemory(reuse=True) if reuse_outputs else None
+        self._tensors = OutputMemory(reuse=reuse_outputs)
+
+    def run(self, images: Any) -> list[Any]:
+        """Return the outputs for a batch: numpy arrays, or tensors for tensors of this session's GPU.
+
+        Raises:
+            DeviceError: onnxruntime could not run it, most often for lack of memory.
+        """
+        try:
+            return self._run(images)
+        except Exception as error:  # its exceptions have no class in common
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise DeviceError(run_failed(len(images), self.device, first_line(error))) from error
+
+    def _run(self, images: Any) -> list[Any]:
+        if self._graphs is not None:
+            return self._graphs.run(images)
+        if not isinstance(images, np.ndarray):
+            from runtime.backends.onnx_tensors import run_tensors
+
+            return run_tensors(self._session, images, self._tensors)
+        if self._arrays is not None:
+            return run_into(self._session, images, self._arrays)
+        return list(self._session.run(None, {names_of(self._session)[0]: images}))
+
+
+def run_into(session: Any, images: np.ndarray[Any, Any], memory: OutputMemory) -> list[Any]:
+    """Return the outputs for numpy images, in memory that is used again."""
+    from onnxruntime import OrtValue
+
+    name, outputs = names_of(session)
+    arrays = memory.take(images)
+    if arrays is None:
+        arrays = list(session.run(None, {name: images}))
+        memory.learn(images, arrays)
+        return arrays
+    binding = session.io_binding()
+    binding.bind_cpu_input(name, images)
+    for output, array in zip(outputs, arrays, strict=True):
+        binding.bind_ortvalue_output(output, OrtValue.ortvalue_from_numpy(array))
+    binding.synchronize_inputs()
+    session.run_with_iobinding(binding)
+    return arrays
+
+
+def run_failed(count: int, device: str, cause: str) -> str:
+    """Return the error text for a run that onnxruntime gave up."""
+    text = f"onnxruntime could not run {count} images on {device}: {cause}."
+    if "alloc" not in cause.lower() and "memory" not in cause.lower():
+        return text
+    limit = " or a higher gpu_mem_limit" if device != "cpu" else ""
+    return f"{text} Give it fewer images at once, such as by load_model(..., batch_sizes=(1, 8)){limit}."
+
+
+def first_line(error: Exception) -> str:
+    """Return what an exception says first."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
