@@ -12,7 +12,7 @@ from exporters.passes.cubic import expand_cubic_resize
 from exporters.passes.layer_scale import fold_layer_scale
 from exporters.passes.layout import cancel_transposes
 from exporters.passes.normalisation import fuse_skip_normalisation
-from exporters.passes.statistics import normalise_by_rows
+from exporters.passes.statistics import normalise_by_rows, reduce_by_rows
 from exporters.passes.tokens import compute_read_token_only, pad_for_prefix_tokens
 from runtime.errors import ExportError
 
@@ -32,6 +32,7 @@ def optimise(model: ir.Model, *, dynamic: bool, target: str = "cpu", precision: 
     Raises:
         ExportError: The batch became static, a fixed-size graph still resizes something, or attention is not fused.
     """
+    reduce_by_rows(model)
     normalise_by_rows(model)
     if not dynamic:
         expand_cubic_resize(model)

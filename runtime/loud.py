@@ -71,7 +71,10 @@ def settle(model: nn.Module, images: Tensor) -> None:
 
 def _scale_statistics(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     values = inputs[0].transpose(0, 1).flatten(1)
-    variance = values.var(1).mean().item()
+    averaged = inputs[0].ndim > 2 and values.shape[1] == len(inputs[0])
+    # Of maps that were averaged, images alike leave values alike: their variance would blow up all other images.
+    spread = values.square().mean(1) if averaged else values.var(1)
+    variance = spread.mean().item()
     if math.isfinite(variance) and variance > 0:
         octaves = round(math.log2(variance))
         norm.running_var.mul_(2.0**octaves)  # type: ignore[operator]

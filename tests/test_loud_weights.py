@@ -193,3 +193,14 @@ def test_batch_statistics_settle_on_what_passes_through_by_powers_of_two() -> No
 
 def test_a_model_without_batch_statistics_is_not_run_to_settle_them() -> None:
     settle(nn.Linear(3, 3), torch.empty(0, 17))
+
+
+def test_images_alike_do_not_make_the_statistics_of_averaged_maps_small() -> None:
+    squeezed = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16))
+    draw_loud(squeezed, 0)
+
+    settle(squeezed, 20 * torch.randn(4, 3, 256, 256, generator=torch.Generator().manual_seed(0)).sign())
+
+    with torch.no_grad():
+        flat = squeezed.eval()(torch.tensor([0.25, 1.0, -2.0]).reshape(3, 1, 1, 1).expand(3, 3, 8, 8))
+    assert 0.3 < flat.square().mean().sqrt() < 5

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -13,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exporters import optimise, to_onnx
+from exporters import optimise, statistics, to_onnx
 from exporters.attention import attention
-from exporters.verify import relative_rms
+from exporters.float64 import run_in_float64
+from exporters.verify import EPSILON, relative_rms
 from runtime.errors import ExportError
 from runtime.loud import draw_loud
 
@@ -178,3 +180,76 @@ def test_the_matrices_of_a_resize_are_stored_as_weights_are(tmp_path: Path) -> N
     assert len(files) == 1
     session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
     assert relative_rms(module(images).numpy(), session.run(None, {"images": images.numpy()})[0]) < 2e-7
+
+
+class Reduced(nn.Module):
+    """Convolved images, reduced over some dimensions; `dims` of 1 are those of tokens [B, N, C]."""
+
+    def __init__(self, reduce: Callable[..., Tensor], dims: tuple[int, ...], keepdim: bool = True) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 1)
+        self.reduce, self.dims, self.keepdim = reduce, dims, keepdim
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.convolution(images)
+        if self.dims == (1,):
+            maps = maps.flatten(2).transpose(1, 2)
+        return self.reduce(maps, dim=self.dims, keepdim=self.keepdim)
+
+
+@pytest.mark.parametrize("reduce", [torch.mean, torch.sum, torch.linalg.vector_norm, torch.var])
+@pytest.mark.parametrize("dims", [(2, 3), (-1, -2), (1,), (1, 2, 3)])
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_reductions_of_many_values_are_as_good_as_eagers(
+    reduce: Callable[..., Tensor], dims: tuple[int, ...], keepdim: bool
+) -> None:
+    module, images = Reduced(reduce, dims, keepdim), 1 + 0.1 * noise(3, 3, 56, 60)
+    draw_loud(module, 0)
+
+    got, model = run(module, images)
+
+    counts = [width(node) for node in reductions(model)]
+    assert max(counts) <= statistics.ROW
+    exact = run_in_float64(module, images)[0].numpy()
+    with torch.no_grad():
+        own = relative_rms(exact, module(images).numpy())
+    assert relative_rms(exact, got[0]) <= 2 * max(own, EPSILON)
+
+
+def width(node: ir.Node) -> int:
+    """Return how many values each result of a reduction over one dimension is made of."""
+    source, axes = node.inputs[0], node.inputs[1]
+    assert source is not None
+    assert source.shape is not None
+    assert axes is not None
+    tensor = ir.convenience.get_const_tensor(axes)
+    assert tensor is not None
+    [axis] = tensor.numpy()
+    return int(source.shape[axis])
+
+
+def reductions(model: ir.Model) -> list[ir.Node]:
+    """Return the nodes that reduce, of a model whose shapes were inferred anew."""
+    inferred = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
+    return [node for node in inferred.graph.all_nodes() if node.op_type in statistics.REDUCTIONS]
+
+
+@pytest.mark.parametrize(
+    ("dims", "size"), [((2, 3), (16, 20)), ((1, 3), (8, 300)), ((0,), (30, 30))], ids=["few", "apart", "the batch"]
+)
+def test_other_reductions_are_left_as_they_are(dims: tuple[int, ...], size: tuple[int, int]) -> None:
+    program = to_onnx.export(Reduced(torch.mean, dims).eval(), noise(2, 3, *size), ["output"], None)
+
+    assert statistics.reduce_by_rows(program.model) is False
+
+
+def test_the_statistics_of_a_groups_maps_are_as_good_as_eagers() -> None:
+    module, images = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(4, 4)), 0.25 + 0.01 * noise(3, 3, 56, 56)
+    draw_loud(module, 0)
+
+    got, _ = run(module, images)
+
+    exact = run_in_float64(module, images)[0].numpy()
+    with torch.no_grad():
+        own = relative_rms(exact, module(images).numpy())
+    assert relative_rms(exact, got[0]) <= 2 * max(own, EPSILON)

@@ -12,7 +12,7 @@ from conftest import FORMS, request_for
 from test_registry import in_a_fresh_interpreter
 from torch import Tensor, nn
 
-from exporters import pipeline, plan
+from exporters import pipeline, plan, to_onnx
 from exporters.plan import Job
 from runtime import eager, list_models, registry
 from runtime.backbones import timm_installed, timm_table
@@ -20,6 +20,7 @@ from runtime.backbones.timm_family import TimmBuilder
 from runtime.commands import build_command
 from runtime.errors import OptionError, UnknownModelError, WeightsError
 from runtime.facts import HALF, IMAGENET_MEAN, IMAGENET_STD, HubFile, LocalFile, Unpublished, Url
+from runtime.loud import draw_loud
 from runtime.manifest import Form
 from runtime.weights import PublishedWeights
 
@@ -273,6 +274,19 @@ def test_another_image_size_is_built(name: str, size: Any, side: tuple[int, int]
 
     with torch.no_grad():
         assert maps(noise(1, 3, height, width))[0].shape[2:] == side
+
+
+def test_an_architecture_that_resamples_at_every_call_does_so_once_for_a_fixed_size() -> None:
+    module = module_of("test_vit4")
+    theirs = timm.create_model("test_vit4", num_classes=0).eval()
+    draw_loud(theirs, 0)
+    images = noise(2, 3, 160, 160)
+
+    program = to_onnx.export(module, images, ["embedding"], None)
+
+    assert "Resize" not in {node.op_type for node in program.model.graph}
+    with torch.no_grad():
+        assert torch.equal(module(images), theirs(images))
 
 
 def test_dynamic_sizes_give_the_numbers_of_fixed_ones() -> None:

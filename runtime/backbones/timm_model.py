@@ -64,13 +64,16 @@ def _create_sized(what: "TimmBuilder", weights: "Weights", size: Any, outputs: d
     """Return the filled model for images of `size`: by its own method, by a constructor argument, or as it is."""
     from runtime.weights import LoudWeights
 
+    baked = size != "dynamic" and _resamples(what.model)
+    outputs = {**outputs, "dynamic_img_size": False} if baked else outputs
+
     def fill(model: Any, filter_fn: Filter | None, strict: bool) -> None:
         weights.construct(
             lambda: model, lambda tensors, module: adapted(what.model, tensors, module, filter_fn, strict)
         )
         if isinstance(weights, LoudWeights):
             _settle(what, model, what.native if size == "dynamic" or hasattr(model, "set_input_size") else size)
-        if size not in ("dynamic", what.native) and hasattr(model, "set_input_size"):
+        if size != "dynamic" and (size != what.native or baked) and hasattr(model, "set_input_size"):
             _set_input_size(what, model, size)
 
     if size == what.native:
@@ -112,6 +115,16 @@ def _resizes_itself(name: str) -> bool:
 
     with torch.device("meta"):
         return hasattr(timm.create_model(name, num_classes=0), "set_input_size")
+
+
+def _resamples(name: str) -> bool:
+    """Return whether timm's model resamples its position embedding at every call, unless it is told not to."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=0)
+    return bool(getattr(model, "dynamic_img_size", False)) and getattr(model, "pos_embed", None) is not None
 
 
 def _set_input_size(what: "TimmBuilder", model: Any, size: tuple[int, int]) -> None:
