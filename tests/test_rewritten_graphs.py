@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exporters import optimise, statistics, to_onnx
+from exporters import optimise, to_onnx
 from exporters.attention import attention
 from exporters.float64 import run_in_float64
+from exporters.passes import statistics
 from exporters.verify import EPSILON, relative_rms
 from runtime.errors import ExportError
 from runtime.loud import draw_loud
