@@ -1,7 +1,14 @@
-"""The backends of this project in the order of their measured speed: a report of `benchmarks.run`, boiled down."""
+"""The backends of this project in the order of their measured speed: a report of `benchmarks.run`, boiled down.
 
+`python -m benchmarks.ranking REPORT.json` writes runtime/measured.json, which `backend="auto"` follows.
+"""
+
+import argparse
+import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
@@ -64,3 +71,23 @@ def _entry(backend: str, speeds: Sequence[tuple[float, float]]) -> dict[str, Any
         "times_eager": round(geometric_mean(ratios), 3),
         "backbones": len(speeds),
     }
+
+
+MEASURED = Path(__file__).parent.parent / "runtime" / "measured.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the ranking of a report to where the runtime reads it; what the report did not measure is kept."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ranking", description=__doc__.splitlines()[0])
+    parser.add_argument("report", type=Path, metavar="REPORT.json", help="written by benchmarks.run")
+    options = parser.parse_args(arguments)
+    report = results.read(options.report)
+    known = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {"ranking": {}}
+    merged = {**known["ranking"], **ranking(report)}
+    source = f"benchmarks/reports/{options.report.name}, {report['machine']['processor']}"
+    MEASURED.write_text(json.dumps({"source": source, "ranking": merged}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,7 @@ from runtime.backends import Session
 from runtime.contract import Contract
 from runtime.errors import ClosedError, OptionError
 from runtime.manifest import Artifact
+from runtime.ranking import reason
 from runtime.request import Request
 
 
@@ -144,6 +145,7 @@ class Backbone:
             "device_reason": session.reason,
             "providers": list(session.providers),
             "fallback": self._fallback,
+            "measured": reason(self.backend, session.device.partition(":")[0], self._request.precision),
             "out_indices": None if self._request.canonical is None else list(self._request.canonical),
             "weights": self._request.weights_key,
             "source": str(self._request.source) if self._request.source else None,

@@ -65,7 +65,7 @@ def load_model(
         out_indices: `None` for the embedding [B, D]; n for the last n feature maps; a sequence of block indices for
             those, in ascending block order. Maps are [B, C, h, w].
         backend: `onnx`, `openvino` (the same ONNX artifacts on CPUs), `pt2` (compiled by AOTInductor), `torchscript`
-            or `eager`; `auto` (the default) is the first of these that can serve.
+            or `eager`; `auto` (the default) is the fastest that can serve, by the measurements in `info["measured"]`.
         device: `None` for CUDA if it truly starts, else the CPU; `cpu`; `cuda` or `cuda:1`, which then must start.
         precision: `fp32` (the default), `fp16` (CUDA), `bf16` (CUDA; on CPUs with openvino or pt2) or `int8` (CPUs).
             Inputs and outputs are float32 in each.

@@ -7,10 +7,10 @@ from runtime.artifacts import open_store
 from runtime.commands import build_command
 from runtime.errors import ArtifactNotFoundError, BackboneError, DependencyError, DeviceError
 from runtime.manifest import Artifact, Form, Manifest
+from runtime.ranking import UNMEASURED, order
 from runtime.request import Request
 
 PREFERENCE = {
-    "auto": ("onnx", "openvino", "pt2", "torchscript", "eager"),
     "onnx": ("onnx", "eager"),
     "openvino": ("openvino", "eager"),
     "pt2": ("pt2", "eager"),
@@ -64,7 +64,7 @@ def select(
         device_of: Where a backend would run, `cpu` or `cuda`; asked only for backends that are considered.
     """
     rejected: list[BackboneError] = []
-    for backend in PREFERENCE[request.backend]:
+    for backend in _candidates(request, device_of):
         if obstacle := _obstacle(request, backend, obstacles, device_of):
             rejected.append(obstacle)
             if backend == request.backend:
@@ -79,6 +79,14 @@ def select(
         reason = missing(request, manifest, wanted[0]) if artifact is None else unverified(request, artifact, backend)
         rejected.append(ArtifactNotFoundError(reason))
     return Selection(None, None, tuple(rejected))
+
+
+def _candidates(request: Request, device_of: Callable[[str], str]) -> tuple[str, ...]:
+    if request.backend != "auto":
+        return PREFERENCE[request.backend]
+    if request.providers is not None:  # they are onnxruntime's
+        return UNMEASURED
+    return order(device_of("openvino"), request.precision)
 
 
 def _obstacle(
