@@ -10,7 +10,7 @@ from runtime.loud import draw_loud
 
 SIDE = 64
 _VIT = {"img_size": SIDE, "patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 0}
-_SWIN = {"img_size": SIDE, "window_size": 4, "patch_size": 2, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
+_SWIN = {"img_size": SIDE, "window_size": 4, "patch_size": 2, "embed_dim": 48, "depths": (2, 2), "num_heads": (2, 4)}
 _SWIGLU = {"mlp_layer": timm.layers.SwiGLUPacked, "mlp_ratio": 4.0, "init_values": 1e-5, "reg_tokens": 4}
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {

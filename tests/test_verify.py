@@ -16,6 +16,7 @@ from exporters.verify import (
     compare,
     gate,
     gate_float64,
+    of_pictures,
     relative_rms,
     require_finite,
     verification_inputs,
@@ -193,3 +194,12 @@ def test_running_in_float64_equals_a_float64_copy(out_indices: int | None) -> No
     for e, g in zip([expected] if out_indices is None else expected, got, strict=True):
         assert g.dtype == torch.float64
         assert relative_rms(e.numpy(), g.numpy()) < 1e-12
+
+
+def test_of_the_image_that_no_picture_can_be_int8_is_not_judged() -> None:
+    outputs = [[np.arange(3.0)[:, None]], [np.arange(8.0)[:, None]]]
+
+    kept = of_pictures(outputs)
+
+    assert kept[0][0].ravel().tolist() == [0, 1, 2]
+    assert kept[1][0].ravel().tolist() == [0, 1, 2, 4, 5, 6, 7]
