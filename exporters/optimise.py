@@ -12,6 +12,7 @@ from exporters.passes.cubic import expand_cubic_resize
 from exporters.passes.layer_scale import fold_layer_scale
 from exporters.passes.layout import cancel_transposes
 from exporters.passes.normalisation import fuse_skip_normalisation
+from exporters.passes.registers import pad_for_registers
 from exporters.passes.statistics import normalise_by_rows, reduce_by_rows
 from exporters.passes.tokens import compute_read_token_only, pad_for_prefix_tokens
 from runtime.errors import ExportError
@@ -44,6 +45,7 @@ def optimise(model: ir.Model, *, dynamic: bool, target: str = "cpu", precision: 
         "gelu": fuse_gelu(model),
         "silu": fuse_silu(model),
         "prefix_tokens": pad_for_prefix_tokens(model),
+        "registers": pad_for_registers(model),
         "skip_normalisation": fuse_skip_normalisation(model) if target == "cuda" else 0,
         "read_token": _sweep(model, compute_read_token_only),
     }

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from exporters.attention import WholeAttention
+from exporters.attention import WholeAttention, ensure_every_call_seen
 from exporters.half.conversion import to_half
 from exporters.images import Images
 from exporters.int8.conversion import to_int8
@@ -63,6 +63,8 @@ def export(
         raise ExportError(f"torch.onnx could not export it: {_cause(error)}") from error
     if program is None:
         raise ExportError("torch.onnx returned nothing.")
+    if whole_attention:
+        ensure_every_call_seen(program)
     return program
 
 

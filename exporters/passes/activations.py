@@ -4,7 +4,7 @@ import math
 
 import onnx_ir as ir
 
-from exporters.passes.matching import MICROSOFT, is_scalar, is_vector, other, producer, reader, replace
+from exporters.passes.matching import MICROSOFT, constant, is_scalar, is_vector, other, producer, reader, replace
 
 
 def fuse_gelu(model: ir.Model) -> int:
@@ -54,16 +54,32 @@ def _next(node: ir.Node | None, op_type: str) -> ir.Node | None:
 
 
 def fuse_silu(model: ir.Model) -> int:
-    """Replace x * sigmoid(x) by QuickGelu with alpha 1, which is the same; return how many."""
+    """Replace x * sigmoid(alpha * x) by QuickGelu, which is the same: SiLU with alpha 1, CLIP's GELU with 1.702.
+
+    Returns:
+        How many.
+    """
     return sum(_fuse_silu(model, node) for node in list(model.graph) if node.op_type == "Sigmoid")
 
 
 def _fuse_silu(model: ir.Model, sigmoid: ir.Node) -> bool:
     product = _next(sigmoid, "Mul")
-    value = sigmoid.inputs[0]
-    if product is None or value is None or other(product, sigmoid.outputs[0]) is not value:
+    value = other(product, sigmoid.outputs[0]) if product is not None else None
+    alpha = _multiple(sigmoid.inputs[0], value)
+    if product is None or value is None or alpha is None:
         return False
-    fused = ir.node("QuickGelu", [value], {"alpha": 1.0}, domain=MICROSOFT, name=f"{product.name}_silu")
+    fused = ir.node("QuickGelu", [value], {"alpha": alpha}, domain=MICROSOFT, name=f"{product.name}_silu")
     model.opset_imports[MICROSOFT] = 1
     replace(model, product.outputs[0], [fused], fused.outputs[0])
     return True
+
+
+def _multiple(argument: ir.Value | None, value: ir.Value | None) -> float | None:
+    """Return which multiple of `value` the argument of an activation is."""
+    if argument is value:
+        return 1.0
+    scaling = producer(argument, "Mul")
+    if scaling is None or value is None or value not in scaling.inputs:
+        return None
+    factor = constant(other(scaling, value))
+    return float(factor.reshape(-1)[0]) if factor is not None and factor.size == 1 else None

@@ -31,7 +31,8 @@ def _fuse(model: ir.Model, marker: ir.Node, splits: dict[ir.Value, list[ir.Value
     heads, width = _heads(query), _heads(marker.outputs[0])
     made: list[ir.Node] = []
     flat = [_unpacked(model, v, splits, made) or _flattened(model, v, made) for v in (query, key, value)]
-    inputs = [*flat, None, None, *bias] if bias else flat
+    added = _additive(model, bias[0], made) if bias else None
+    inputs = flat if added is None else [*flat, None, None, added]
     attributes = {"num_heads": heads[0], "scale": marker.attributes["scale"].as_float()}
     fused = ir.node("MultiHeadAttention", inputs, attributes, domain=MICROSOFT, name=f"{marker.name}_attention")
     wide = [*_leading(query), heads[0] * width[1]]
@@ -40,6 +41,24 @@ def _fuse(model: ir.Model, marker: ir.Node, splits: dict[ir.Value, list[ir.Value
     _describe(apart.outputs[0], f"{marker.name}_heads", [*_leading(query), heads[0], width[1]], query)
     back = ir.node("Transpose", [apart.outputs[0]], {"perm": _HEADS_LAST}, name=f"{marker.name}_back")
     replace(model, marker.outputs[0], [*made, fused, apart, back], back.outputs[0])
+
+
+def _additive(model: ir.Model, bias: ir.Value | None, made: list[ir.Node]) -> ir.Value | None:
+    """Return what is added to the scores: `None` for a mask that lets everything pass (transformers writes such)."""
+    if bias is None or bias.type is None or bias.type.dtype != ir.DataType.BOOL:
+        return bias
+    if _passes_all(bias):
+        return None
+    nothing, never = (add_constant(model, f"{bias.name}_{n}", np.array(n, np.float32)) for n in (0.0, -np.inf))
+    chosen = ir.node("Where", [bias, nothing, never], name=f"{bias.name}_added")
+    _describe(chosen.outputs[0], f"{bias.name}_added", list(bias.shape or ()), nothing)
+    made.append(chosen)
+    return chosen.outputs[0]
+
+
+def _passes_all(mask: ir.Value | None) -> bool:
+    known, expand = constant(mask), producer(mask, "Expand")
+    return bool(known.all()) if known is not None else expand is not None and _passes_all(expand.inputs[0])
 
 
 def _heads(value: ir.Value) -> tuple[int, int]:

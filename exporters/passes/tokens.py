@@ -32,7 +32,7 @@ def _pad(model: ir.Model, concat: ir.Node) -> bool:
     shape = sides(concat.outputs[0])
     if shape is None or len(shape) != 3 or concat.attributes["axis"].as_int() % 3 != 1:
         return False
-    known = [_expanded(value) for value in concat.inputs]
+    known = [expanded(value) for value in concat.inputs]
     lengths = [(sides(value) or (None, None))[1] for value in concat.inputs]
     if [tokens is None for tokens in known].count(True) != 1 or not all(isinstance(n, int) for n in lengths):
         return False
@@ -55,7 +55,7 @@ def _pad(model: ir.Model, concat: ir.Node) -> bool:
     return True
 
 
-def _expanded(value: ir.Value | None) -> NDArray[np.generic] | None:
+def expanded(value: ir.Value | None) -> NDArray[np.generic] | None:
     """Return the tokens [1, n, D] that `value` is for every image, or `None` if it depends on the images."""
     expand = producer(value, "Expand")
     tokens = constant(expand.inputs[0]) if expand else None
