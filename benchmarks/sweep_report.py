@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine_facts import machine_facts
+from exporters.plan import RECIPE
 from runtime.backbones.timm_table import architectures, timm_version
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -52,6 +53,8 @@ def _totals(results: Rows, families: set[str], names: int) -> list[str]:
         f"| Names built, of those tried | 98% | {len(built)} of {len(tried)} ({_percent(len(built), len(tried))}) |",
         f"| Names tried, of timm {timm_version()} | as many as the machine holds | {len(tried)} of {names}, "
         f"{len(results) - len(tried)} skipped |",
+        f"| Names tried with the present recipe of graphs, {RECIPE} | all of them | "
+        f"{sum(row.get('recipe') == RECIPE for row in tried)} of {len(tried)} |",
         f"| Worst relative RMS against eager | 1e-05 | {worst:.2g} |",
         "",
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from exporters.plan import Job, Outcome
+from exporters.plan import RECIPE, Job, Outcome
 from exporters.processes import context
 from runtime import registry
 from runtime.artifacts import open_store
@@ -28,7 +28,7 @@ VARIANTS: tuple[tuple[dict[str, Any], tuple[Form, ...]], ...] = (
 def run(name: str, timeout: float, memory: float) -> dict[str, Any]:
     """Return what became of `name`: `built`, `failed` or `skipped`, with parity per output and the reason."""
     known, started = architectures()[name], time.monotonic()
-    row = {"name": name, "family": known.family, "parameters": known.parameters}
+    row = {"name": name, "family": known.family, "parameters": known.parameters, "recipe": RECIPE}
     if 2 * 4 * known.parameters > memory * 1e9:
         reason = f"its weights twice, in eager and in the artifact's session, are more than {memory:g} GB"
         return {**row, "status": "skipped", "reason": reason, "seconds": 0.0, "outputs": []}

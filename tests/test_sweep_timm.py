@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import sweep_report, sweep_timm, sweep_worker
+from exporters.plan import RECIPE
 from runtime.backbones.timm_table import architectures
 
 
@@ -58,6 +59,7 @@ def test_a_sweep_goes_on_where_it_stopped(results: Path, monkeypatch: pytest.Mon
 def test_a_model_is_built_with_its_parity_written_down() -> None:
     told = sweep_worker.run("test_vit", timeout=300, memory=3)
 
+    assert told["recipe"] == RECIPE
     assert (told["status"], told["reason"], told["family"]) == ("built", "", "vision_transformer")
     names = ["onnx embedding", "torchscript embedding", "onnx map_0", "onnx map_1"]
     assert [output["name"] for output in told["outputs"]] == names
@@ -73,12 +75,14 @@ def test_time_and_memory_are_limited() -> None:
 
 
 def test_the_report_tells_totals_and_the_cause_of_every_failure() -> None:
-    rows = [row("resnet18"), row("resnet26", "failed", "too | hot"), row("vgg11", "skipped", "large")]
+    rows = [row("resnet18", recipe=RECIPE), row("resnet26", "failed", "too | hot", recipe=RECIPE - 1)]
+    rows += [row("vgg11", "skipped", "large")]
 
     text = sweep_report.markdown({r["name"]: r for r in rows})
 
     assert "| Families with a model built and verified | all 98 | 1 (1.0%): without " in text
     assert "| Names built, of those tried | 98% | 1 of 2 (50.0%) |" in text
+    assert f"| Names tried with the present recipe of graphs, {RECIPE} | all of them | 1 of 2 |" in text
     assert "| resnet26 | too / hot |" in text
     assert "| vgg11 | large |" in text
     assert "| resnet | 1 | 2 | 0 | 2e-07 |" in text
