@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import request_for
 
+from exporters import pipeline
+from exporters.plan import Job
 from runtime import load_model
 from runtime.backbone import Backbone
-from runtime.errors import DeviceError
+from runtime.errors import DeviceError, InputError
+from runtime.machine import gpu_name
+from runtime.manifest import Form
 from runtime.providers import CPU, CUDA
 
 pytestmark = pytest.mark.gpu
@@ -106,3 +111,153 @@ def test_a_gpu_that_is_not_there_is_an_error(options: dict[str, Any]) -> None:
 
     with pytest.raises(DeviceError, match=beyond if options["backend"] != "onnx" else CUDA):
         load_model(NAME, device=beyond, **options)
+
+
+@pytest.fixture(scope="module")
+def cuda_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds the embedding as made for CUDA: every node of it runs there."""
+    root = tmp_path_factory.mktemp("cuda")
+    job = Job(request_for(NAME, weights="random", artifacts=str(root)), (Form("onnx", "cuda"),))
+    assert [outcome.status for outcome in pipeline.build(job)] == ["built"]
+    return root
+
+
+def load_onnx(built: Path, **options: Any) -> Backbone:
+    given = {"backend": "onnx", "weights": "random", "artifacts": built, "on_fallback": "error", "device": "cuda"}
+    return load_model(NAME, **(given | options))
+
+
+def on_gpu(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(images(count, seed)).cuda()
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "cuda graphs"])
+def test_tensors_of_the_gpu_never_pass_through_the_host(
+    graphs: bool, cuda_graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_onnx(cuda_graph, **({"cuda_graphs": True, "batch_sizes": (8,)} if graphs else {}))
+    given = on_gpu(8)
+
+    def host(*_: Any) -> Any:
+        raise AssertionError("a tensor was copied to the host")
+
+    with monkeypatch.context() as patch:
+        for name in ("cpu", "numpy", "tolist"):
+            patch.setattr(torch.Tensor, name, host)
+        outputs = [model(given) for _ in range(3)]
+
+    for output in outputs:
+        assert output.device == given.device
+        assert distance(output.cpu().numpy(), reference()(images(8))) <= LIMIT
+
+
+@pytest.mark.parametrize("side", [False, True], ids=["default stream", "side stream"])
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "cuda graphs"])
+def test_an_input_still_being_written_by_the_callers_stream_is_awaited(
+    side: bool, graphs: bool, cuda_graph: Path
+) -> None:
+    model = load_onnx(cuda_graph, **({"cuda_graphs": True, "batch_sizes": (8,)} if graphs else {}))
+    target, stale = on_gpu(8, seed=1), on_gpu(8, seed=2)
+    expected = model(target).cpu().numpy()
+    busy = torch.randn(8192, 8192, device="cuda")
+    stream = torch.cuda.Stream() if side else torch.cuda.default_stream()
+
+    for _ in range(5):
+        given = stale.clone()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            for _ in range(8):
+                busy = busy @ busy / 8192  # tens of milliseconds in which the input is not there yet
+            given.copy_(target)
+            output = model(given)
+        torch.cuda.synchronize()
+        assert distance(output.cpu().numpy(), expected) <= 1e-6
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "cuda graphs"])
+def test_an_output_is_not_overwritten_while_a_stream_still_reads_it(graphs: bool, cuda_graph: Path) -> None:
+    model = load_onnx(cuda_graph, **({"cuda_graphs": True, "batch_sizes": (8,)} if graphs else {}))
+    batches = [on_gpu(8, seed) for seed in range(20)]
+    expected = [model(batch).cpu().numpy() for batch in batches]
+    busy = torch.randn(4096, 4096, device="cuda")
+
+    kept = []
+    for batch in batches:
+        output = model(batch)
+        busy = busy @ busy / 4096
+        kept.append(output * 1)  # queued behind the product, and the output itself is freed at once
+        del output
+
+    for got, own in zip(kept, expected, strict=True):
+        assert distance(got.cpu().numpy(), own) <= 1e-6
+
+
+def test_a_tensor_of_the_gpu_may_have_any_layout(built: Path) -> None:
+    model = load_onnx(built)
+    expected = model(on_gpu(4)).cpu().numpy()
+
+    for given in (on_gpu(4).to(memory_format=torch.channels_last), on_gpu(4).repeat_interleave(2, 0)[::2]):
+        assert distance(model(given.requires_grad_()).cpu().numpy(), expected) <= 1e-6
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 20])
+def test_batch_sizes_on_a_gpu_change_no_number(count: int, options: dict[str, Any]) -> None:
+    model = load_model(NAME, device="cuda", batch_sizes=(1, 8), **options)
+    expected = reference()(images(count))
+
+    assert distance(model(images(count)), expected) <= LIMIT
+    assert distance(model(on_gpu(count)).cpu().numpy(), expected) <= LIMIT
+
+
+def test_reused_outputs_of_a_gpu_are_the_same_memory(built: Path) -> None:
+    model, plain = load_onnx(built, reuse_outputs=True), load_onnx(built)
+    first = model(on_gpu(8, 1))
+
+    second = model(on_gpu(8, 2))
+
+    assert second.data_ptr() == first.data_ptr()
+    assert distance(second.cpu().numpy(), plain(images(8, 2))) <= 1e-6
+    for seed in (3, 4):
+        assert distance(model(images(8, seed)), plain(images(8, seed))) <= 1e-6
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_two_inputs_of_a_cuda_graph_give_two_outputs(cuda_graph: Path, reuse: bool) -> None:
+    model = load_onnx(cuda_graph, cuda_graphs=True, batch_sizes=(1, 8), reuse_outputs=reuse)
+
+    for count, seed in ((1, 1), (1, 2), (8, 3), (8, 4), (1, 5), (5, 6), (20, 7), (1, 8)):
+        expected = reference()(images(count, seed))
+        assert distance(model(images(count, seed)), expected) <= LIMIT
+        assert distance(model(on_gpu(count, seed)).cpu().numpy(), expected) <= LIMIT
+
+
+def test_cuda_graphs_can_be_shared_by_threads(cuda_graph: Path) -> None:
+    model = load_onnx(cuda_graph, cuda_graphs=True, batch_sizes=(1, 8))
+    batches = [images(1 + seed % 8, seed) for seed in range(32)]
+    expected = [model(batch) for batch in batches]
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(model, batches))
+
+    for got, own in zip(together, expected, strict=True):
+        assert distance(got, own) <= 1e-6
+
+
+def test_a_gpu_memory_limit_is_kept_and_said_when_it_is_too_small(built: Path) -> None:
+    model = load_onnx(built, gpu_mem_limit=256 * 1024**2)
+    assert model(images(8)).shape == (8, 48)
+
+    with pytest.raises(DeviceError, match=r"batch_sizes=.*gpu_mem_limit"):
+        model(images(1 << 16))
+
+
+def test_a_tensor_of_the_gpu_is_refused_by_a_backbone_on_the_cpu(options: dict[str, Any]) -> None:
+    model = load_model(NAME, device="cpu", **options)
+
+    with pytest.raises(InputError, match=r"runs on cpu; got images on cuda:0. Give it images.cpu\(\)"):
+        model(on_gpu(2))
+
+
+def test_the_driver_tells_the_name_of_the_gpu() -> None:
+    assert gpu_name(0) == torch.cuda.get_device_name(0)
+    assert gpu_name(torch.cuda.device_count()) is None

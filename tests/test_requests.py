@@ -106,7 +106,8 @@ def test_a_number_of_maps_below_one_is_refused_where_the_depth_is_unknown(out_in
         ),
         ({"image_sise": 32}, "load_model('test/tiny_vit') got an unknown keyword: image_sise. Valid are out_indices, "
          "backend, device, precision, input, on_fallback, artifacts, providers, provider_options, threads, weights, "
-         "seed, image_size, verify, checkpoint_path; of this backbone itself: none."),
+         "seed, image_size, verify, load, batch_sizes, reuse_outputs, cuda_graphs, gpu_mem_limit, checkpoint_path; "
+         "of this backbone itself: none."),
         ({"spec": 1, "options": {}}, "load_model('test/tiny_vit') got an unknown keyword: options, spec. Valid are"),
     ],
 )  # fmt: skip

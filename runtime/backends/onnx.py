@@ -136,7 +136,8 @@ def _tensorrt_options(graph: Path, request: Request) -> dict[str, Any]:
     size, channels = request.size, request.spec.preprocessing.channels
     if isinstance(size, str):  # of any size: engines follow the images that come
         return engine_options(folder, index, "images", (), None)
-    return engine_options(folder, index, "images", (channels, *size), request.batch_sizes)
+    image = (channels, *size) if request.input == "float32" else (*size, channels)
+    return engine_options(folder, index, "images", image, request.batch_sizes)
 
 
 # File descriptors belong to the process: two threads catching at once would put each other's back.

@@ -1,5 +1,6 @@
 """Running an onnxruntime session: numpy arrays in and out, or tensors of the GPU it runs on."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class OnnxSession:
         except Exception as error:  # its exceptions have no class in common
             if not type(error).__module__.startswith("onnxruntime"):
                 raise
-            raise DeviceError(run_failed(len(images), self.device, first_line(error))) from error
+            raise DeviceError(run_failed(len(images), self.device, run_cause(error))) from error
 
     def _run(self, images: Any) -> list[Any]:
         if self._graphs is not None:
@@ -79,6 +80,12 @@ def run_failed(count: int, device: str, cause: str) -> str:
         return text
     limit = " or a higher gpu_mem_limit" if device != "cpu" else ""
     return f"{text} Give it fewer images at once, such as by load_model(..., batch_sizes=(1, 8)){limit}."
+
+
+def run_cause(error: Exception) -> str:
+    """Return why a node failed, without the place in onnxruntime's own source where that was met."""
+    message = first_line(error).rpartition("Status Message: ")[2]
+    return re.sub(r"^/\S+:\d+ .*?\) (?=[A-Z])", "", message)
 
 
 def first_line(error: Exception) -> str:
