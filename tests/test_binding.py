@@ -3,6 +3,7 @@
 Here the CPU stands for the GPU: the same code, the same calls of onnxruntime. What only a GPU has is in test_cuda.py.
 """
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -167,15 +168,32 @@ def test_each_batch_size_has_one_graph_of_its_own(session: Any) -> None:
     assert options == ["1", "2"]
 
 
-def test_threads_that_share_fixed_memory_do_not_mix_their_images(session: Any, model: Backbone) -> None:
-    graphs = CapturedGraphs(session, "cpu", reuse_outputs=False)
-    batches = [images(2, seed).numpy() for seed in range(24)]
+class Slow:
+    """A session that leaves other threads time to spoil its images before it reads them."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, *arguments: Any) -> None:
+        time.sleep(0.01)
+        self._session.run_with_iobinding(*arguments)
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.clone], ids=["numpy", "torch"])
+def test_threads_that_share_fixed_memory_do_not_mix_their_images(
+    convert: Callable[[torch.Tensor], Any], session: Any, model: Backbone
+) -> None:
+    graphs = CapturedGraphs(Slow(session), "cpu", reuse_outputs=False)
+    batches = [images(2, seed) for seed in range(12)]
 
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(graphs.run, batches))
+        together = list(pool.map(graphs.run, map(convert, batches)))
 
     for (output,), batch in zip(together, batches, strict=True):
-        np.testing.assert_array_equal(output, model(batch))
+        np.testing.assert_array_equal(output, model(batch.numpy()))
 
 
 @pytest.mark.parametrize("backend", ["eager", "onnx", "torchscript"])
