@@ -17,7 +17,7 @@ from runtime.contract import Contract
 from runtime.errors import ClosedError, OptionError
 from runtime.manifest import Artifact
 from runtime.ranking import reason
-from runtime.request import Request
+from runtime.request import NOT_OF_ONNXRUNTIME, Request
 
 
 class Backbone:
@@ -45,8 +45,7 @@ class Backbone:
         fallback: str | None = None,
     ) -> None:
         # The request that gives this very backbone again, without another fallback.
-        providers = request.providers if backend == "onnx" else None
-        self._request = replace(request, backend=backend, providers=providers)
+        self._request = replace(request, backend=backend, **({} if backend == "onnx" else NOT_OF_ONNXRUNTIME))
         self._artifact = artifact
         self._open_session = open_session
         self._fallback = fallback

@@ -22,6 +22,16 @@ WEIGHTS = ("pretrained", "random")
 _CHECKPOINT = re.compile(r"checkpoint:[0-9a-f]{12}")
 VERIFY = ("size", "full")
 LOADS = ("throughput", "fast")
+# The values that ask onnxruntime for nothing: every backend can serve them.
+NOT_OF_ONNXRUNTIME: Mapping[str, Any] = {
+    "providers": None,
+    "load": "throughput",
+    "reuse_outputs": False,
+    "cuda_graphs": False,
+    "gpu_mem_limit": None,
+}
+# Nobody is worse off without these: with `auto` another backend may serve. The others ask for what only CUDA has.
+_HARMLESS = ("load", "reuse_outputs", "providers")
 
 
 @dataclass(frozen=True)
@@ -94,14 +104,13 @@ class Request:
         for name in ("reuse_outputs", "cuda_graphs"):
             if type(getattr(self, name)) is not bool:
                 raise OptionError(f"{name}={getattr(self, name)!r} must be True or False.")
-        if self.backend not in ("auto", "onnx"):
-            wanted = {"reuse_outputs": self.reuse_outputs, "cuda_graphs": self.cuda_graphs, "gpu_mem_limit": limit}
-            wanted["load"] = self.load != "throughput"
-            if alien := [name for name, value in wanted.items() if value]:
-                raise OptionError(
-                    f"{', '.join(alien)}: only the onnx backend can do that, not backend={self.backend!r}. "
-                    "Leave it out, or use backend='onnx'."
-                )
+        asked = [name for name, value in NOT_OF_ONNXRUNTIME.items() if getattr(self, name) != value]
+        alien = [name for name in asked if self.backend != "auto" or name not in _HARMLESS]
+        if alien and self.backend != "onnx":
+            raise OptionError(
+                f"{', '.join(alien)}: only the onnx backend can do that, not backend={self.backend!r}. "
+                "Leave it out, or use backend='onnx'."
+            )
         if self.cuda_graphs and (sizes is None or self.image_size == "dynamic"):
             raise OptionError(
                 "cuda_graphs=True captures one graph for each of batch_sizes at a fixed image size: give batch_sizes, "

@@ -23,7 +23,7 @@ from runtime.backends.onnx_graphs import CapturedGraphs
 from runtime.backends.onnx_memory import OutputMemory
 from runtime.backends.onnx_session import run_failed
 from runtime.backends.onnx_tensors import run_tensors
-from runtime.errors import DeviceError, InputError, OptionError
+from runtime.errors import BackendFallbackWarning, DeviceError, InputError, OptionError
 from runtime.providers import CPU, CUDA, Choice
 
 
@@ -229,8 +229,16 @@ def test_only_a_lack_of_memory_is_answered_with_advice_about_memory() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"cuda_graphs": True}, "cuda_graphs=True captures one graph for each of batch_sizes"),
-        ({"cuda_graphs": True, "batch_sizes": (8,), "image_size": "dynamic"}, "no image_size='dynamic'"),
+        ({"cuda_graphs": True, "backend": "onnx"}, "cuda_graphs=True captures one graph for each of batch_sizes"),
+        (
+            {"cuda_graphs": True, "backend": "onnx", "batch_sizes": (8,), "image_size": "dynamic"},
+            "no image_size='dynamic'",
+        ),
+        (
+            {"cuda_graphs": True, "batch_sizes": (8,)},
+            "cuda_graphs: only the onnx backend can do that, not backend='auto'",
+        ),
+        ({"gpu_mem_limit": 1 << 30}, "gpu_mem_limit: only the onnx backend can do that, not backend='auto'"),
         ({"cuda_graphs": 1}, "cuda_graphs=1 must be True or False"),
         ({"reuse_outputs": "yes"}, "reuse_outputs='yes' must be True or False"),
         ({"gpu_mem_limit": 0}, "gpu_mem_limit=0 must be bytes"),
@@ -248,6 +256,17 @@ def test_options_of_a_session_that_cannot_be_are_refused_in_words(options: dict[
         load_model("test/tiny_vit", **options)
 
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnx"])
+def test_what_falls_back_to_torch_still_serves(tmp_path: Path, backend: str, model: Backbone) -> None:
+    options = {"load": "fast", "reuse_outputs": True, "batch_sizes": (4,), "device": "cpu"}
+
+    with pytest.warns(BackendFallbackWarning):
+        eager = load_model("test/tiny_vit", backend=backend, weights="random", artifacts=tmp_path, **options)
+
+    assert eager.backend == "eager"
+    np.testing.assert_allclose(eager(images(3)), model(images(3)), rtol=0, atol=1e-5)
 
 
 def test_cuda_graphs_on_a_cpu_are_an_error_that_says_what_to_do(built: Path) -> None:

@@ -48,7 +48,13 @@ def test_tensorrt_is_asked_to_keep_engines_and_callers_may_say_otherwise(
     graph.write_bytes(b"graph")
 
     def asked(**options: Any) -> dict[str, Any]:
-        given = {"providers": [TENSORRT, CUDA], "gpu_mem_limit": 1 << 30, "batch_sizes": (1, 8), **options}
+        given = {
+            "backend": "onnx",
+            "providers": [TENSORRT, CUDA],
+            "gpu_mem_limit": 1 << 30,
+            "batch_sizes": (1, 8),
+            **options,
+        }
         choice = Choice((TENSORRT, CUDA), TENSORRT, "")
         return dict(onnx._with_options(graph, request_for("test/tiny_vit", **given), choice))
 
