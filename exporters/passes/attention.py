@@ -17,21 +17,28 @@ def fuse_attention(model: ir.Model) -> int:
     """
     markers = [n for n in model.graph if (n.domain, n.op_type) == (DOMAIN, MARKER)]
     splits: dict[ir.Value, list[ir.Value]] = {}
+    flats: dict[ir.Value, ir.Value] = {}  # one value may be key and value both, or of several calls
     for node in markers:
-        _fuse(model, node, splits)
+        _fuse(model, node, splits, flats)
     model.opset_imports.pop(DOMAIN, None)
     if markers:
         model.opset_imports[MICROSOFT] = 1
     return len(markers)
 
 
-def _fuse(model: ir.Model, marker: ir.Node, splits: dict[ir.Value, list[ir.Value]]) -> None:
+def _fuse(
+    model: ir.Model, marker: ir.Node, splits: dict[ir.Value, list[ir.Value]], flats: dict[ir.Value, ir.Value]
+) -> None:
     query, key, value, *bias = marker.inputs
     assert query is not None
     heads, width = _heads(query), _heads(marker.outputs[0])
     made: list[ir.Node] = []
-    flat = [_unpacked(model, v, splits, made) or _flattened(model, v, made) for v in (query, key, value)]
-    added = _additive(model, bias[0], made) if bias else None
+    for part in (query, key, value):
+        assert part is not None
+        if part not in flats:
+            flats[part] = _unpacked(model, part, splits, made) or _flattened(model, part, made)
+    flat = [flats[part] for part in (query, key, value) if part is not None]
+    added = _additive(model, bias[0], made, flats) if bias else None
     inputs = flat if added is None else [*flat, None, None, added]
     attributes = {"num_heads": heads[0], "scale": marker.attributes["scale"].as_float()}
     fused = ir.node("MultiHeadAttention", inputs, attributes, domain=MICROSOFT, name=f"{marker.name}_attention")
@@ -43,16 +50,21 @@ def _fuse(model: ir.Model, marker: ir.Node, splits: dict[ir.Value, list[ir.Value
     replace(model, marker.outputs[0], [*made, fused, apart, back], back.outputs[0])
 
 
-def _additive(model: ir.Model, bias: ir.Value | None, made: list[ir.Node]) -> ir.Value | None:
+def _additive(
+    model: ir.Model, bias: ir.Value | None, made: list[ir.Node], known: dict[ir.Value, ir.Value]
+) -> ir.Value | None:
     """Return what is added to the scores: `None` for a mask that lets everything pass (transformers writes such)."""
     if bias is None or bias.type is None or bias.type.dtype != ir.DataType.BOOL:
         return bias
     if _passes_all(bias):
         return None
+    if bias in known:  # the blocks of a model share their mask
+        return known[bias]
     nothing, never = (add_constant(model, f"{bias.name}_{n}", np.array(n, np.float32)) for n in (0.0, -np.inf))
     chosen = ir.node("Where", [bias, nothing, never], name=f"{bias.name}_added")
     _describe(chosen.outputs[0], f"{bias.name}_added", list(bias.shape or ()), nothing)
     made.append(chosen)
+    known[bias] = chosen.outputs[0]
     return chosen.outputs[0]
 
 
