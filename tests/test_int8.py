@@ -151,7 +151,8 @@ def test_onnxruntime_computes_the_layers_in_integers(batches: Any, kinds: set[st
     kept = Counter(node.op_type for node in ir.load(tmp_path / "optimised.onnx").graph)
     assert facts["int8_layers"] == 12
     assert sum(kept[kind] for kind in kinds) == 12
-    assert kept["MatMul"] + kept["FusedMatMul"] == 6  # of attention, two for each block
+    assert kept["MultiHeadAttention"] == 3  # of floats, one for each block
+    assert kept["MatMul"] + kept["FusedMatMul"] == 0
 
 
 def test_weights_are_stored_in_int8_and_the_fp32_ones_are_gone() -> None:
