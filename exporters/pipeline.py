@@ -222,9 +222,7 @@ def _serve(
 def _run(backbone: Backbone, batch: Any) -> Any:
     try:
         return backbone(batch)
-    except BackboneError:
-        raise
-    except Exception as error:  # whatever onnxruntime or torch raise for a graph that only its export's batch fits
+    except Exception as error:  # whatever a runtime raises for a graph that only its export's batch fits
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise VerificationError(f"the artifact does not run on a batch {list(batch.shape)}: {lines[0]}") from error
 

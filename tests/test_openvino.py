@@ -16,6 +16,7 @@ import torch
 from conftest import request_for
 
 from exporters import to_onnx
+from exporters.images import Images
 from exporters.pool import WeightPool
 from runtime import Backbone, load_model
 from runtime.artifacts import Store
@@ -74,8 +75,7 @@ def test_feature_maps_come_in_the_order_of_eager(built: Path) -> None:
 def test_architectures_keep_their_numbers(name: str, tmp_path: Path) -> None:
     module = small.make(name)
     program = to_onnx.export(module, small.images(2), ["embedding"], None)
-    facts = request_for(NAME).spec.preprocessing
-    model, _ = to_onnx.derive(program, Form("onnx"), facts, dynamic=False)
+    model, _ = to_onnx.derive(program, Form("onnx"), Images(request_for(NAME)))
     to_onnx.write(model, WeightPool(tmp_path, Manifest(NAME), tmp_path), tmp_path / "graph.onnx", {})
 
     session = openvino.load(tmp_path / "graph.onnx", request_for(NAME, backend="openvino"))

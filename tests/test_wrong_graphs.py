@@ -38,9 +38,10 @@ def _frozen_batch(model: ir.Model) -> None:
 
 
 def _build_damaged(name: str, damage: object, root: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
-    def then_damage(model: ir.Model, *, dynamic: bool) -> None:
-        optimise.optimise(model, dynamic=dynamic)
+    def then_damage(model: ir.Model, *, dynamic: bool, target: str, precision: str) -> dict[str, int]:
+        applied = optimise.optimise(model, dynamic=dynamic, target=target, precision=precision)
         damage(model)  # type: ignore[operator]
+        return applied
 
     monkeypatch.setattr(to_onnx, "optimise", then_damage)
     [outcome] = pipeline.build(Job(request_for(name, weights="random", artifacts=str(root)), (Form("onnx"),)))
