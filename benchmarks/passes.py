@@ -1,0 +1,120 @@
+"""What each graph pass is worth on a CPU: `python -m benchmarks.passes` measures the graph without it.
+
+One thread, interleaved, processor time instead of the clock: other load on the machine moves every contender alike.
+"""
+
+import argparse
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from benchmarks.machine_facts import machine_facts
+
+REPORT = Path(__file__).parent / "reports" / "passes.md"
+PASSES = ("fuse_gelu", "fuse_silu", "pad_for_prefix_tokens", "pad_for_registers", "compute_read_token_only")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table and write the report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.passes", description=__doc__)
+    parser.add_argument("model", nargs="?", default="vit_small_patch16_224", help="a Vision Transformer of timm")
+    parser.add_argument("--batches", type=int, nargs="+", default=[2, 8], help="images a call (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=20, help="calls of each contender (%(default)s)")
+    given = parser.parse_args(arguments)
+    graphs, images = _graphs(given.model, max(given.batches))
+    times = {batch: _measure(graphs, images[:batch], given.rounds) for batch in given.batches}
+    text = _report(given.model, given.rounds, times)
+    REPORT.write_text(text)
+    print(text)
+
+
+def _graphs(name: str, batch: int) -> tuple[dict[str, bytes], Any]:
+    """Return the graph of every contender, and images."""
+    import timm
+    import torch
+
+    from exporters import to_onnx
+    from runtime.loud import draw_loud
+
+    module = timm.create_model(name, num_classes=0).eval()
+    draw_loud(module, 0)
+    config: Any = module.default_cfg
+    images = torch.randn(max(batch, 2), *config["input_size"], generator=torch.Generator().manual_seed(0))
+    whole, plain = (
+        to_onnx.export(module, images[:2], ["embedding"], None, whole_attention=whole).model for whole in (True, False)
+    )
+    made = {"all that the CPU graph has": _optimised(whole)}
+    made["without fuse_attention"] = _optimised(plain)
+    made |= {f"without {each}": _optimised(whole, without=(each,)) for each in PASSES}
+    made["with fuse_skip_normalisation"] = _optimised(whole, target="cuda")
+    made["none: as torch exports it"] = _optimised(plain, without=(*PASSES, "cancel_transposes"))
+    base = made["all that the CPU graph has"]
+    changed = {each: graph for each, graph in made.items() if graph != base}  # a pass that finds nothing has no row
+    return {"all that the CPU graph has": base} | changed, images.numpy()
+
+
+def _optimised(model: Any, without: Sequence[str] = (), target: str = "cpu") -> bytes:
+    import onnx_ir as ir
+
+    from exporters import optimise
+
+    graph = model.clone()
+    with contextlib.ExitStack() as stack:
+        for each in without:
+            stack.enter_context(mock.patch.object(optimise, each, return_value=0))
+        optimise.optimise(graph, dynamic=False, target=target)
+    return bytes(ir.to_proto(graph).SerializeToString(deterministic=True))
+
+
+def _measure(graphs: dict[str, bytes], images: Any, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of processor time an image took, of every call of every contender."""
+    runs = {name: _session(graph, images) for name, graph in graphs.items()}
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            started = time.process_time()
+            run()
+            if number:  # the first call allocates
+                times[name].append((time.process_time() - started) / len(images))
+    return times
+
+
+def _session(graph: bytes, images: Any) -> Callable[[], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"images": images})
+
+
+def _report(model: str, rounds: int, times: dict[int, dict[str, list[float]]]) -> str:
+    facts = machine_facts()
+    lines = [
+        "# What the graph passes are worth on a CPU",
+        "",
+        f"`{model}`, float32, onnxruntime, one thread of {facts['processor']}: processor time an image, the fastest",
+        f"and the median of {rounds} calls, contenders interleaved. A ratio above 1: slower than the graph as served.",
+        "Made by `python -m benchmarks.passes`.",
+        "",
+        "| graph | images a call | ms an image (min) | median | ratio of min | of median |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for batch, measured in times.items():
+        base, *_ = measured.values()
+        lines += [_row(name, batch, seconds, base) for name, seconds in measured.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, batch: int, seconds: list[float], base: list[float]) -> str:
+    best, middle = min(seconds), statistics.median(seconds)
+    ratios = f"{best / min(base):.3f} | {middle / statistics.median(base):.3f}"
+    return f"| {name} | {batch} | {1e3 * best:.2f} | {1e3 * middle:.2f} | {ratios} |"
+
+
+if __name__ == "__main__":
+    main()
