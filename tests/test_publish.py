@@ -31,6 +31,7 @@ STAGES = [
     "exporting onnx",
     "exporting torchscript",
     "verifying onnx for cpu, fp32",
+    "verifying onnx for cpu, fp32 by openvino",
     "publishing onnx for cpu, fp32",
     "verifying torchscript, fp32",
     "publishing torchscript, fp32",

@@ -86,7 +86,9 @@ def test_weights_are_stored_once_for_both_formats(folder: Path) -> None:
     parameters = sum(p.numel() * 4 for p in module.parameters())
 
     assert parameters > 20e6
-    assert parameters <= size(folder / "small", "*.data") <= 1.001 * parameters
+    # The ONNX graph's table of position embeddings is its own: the class token is added to it beforehand.
+    table = next(p.numel() * 4 for name, p in module.named_parameters() if name.endswith("pos_embed"))
+    assert parameters <= size(folder / "small", "*.data") <= 1.001 * parameters + table
 
 
 def test_a_further_variant_by_a_later_process_adds_little_more_than_its_graph(folder: Path) -> None:
