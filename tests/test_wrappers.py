@@ -234,7 +234,7 @@ def test_the_embedding_alone_is_built_of_a_torch_hub_folder_whose_path_is_not_to
 
     assert ran.status == 0, ran.out
     manifest = json.loads((tmp_path / "mine/torch_hub/manifest.json").read_text())
-    assert [a["key"]["out_indices"] for a in manifest["artifacts"]] == [None, None]
+    assert [a["key"]["out_indices"] for a in manifest["artifacts"]] == [None, None, None]
     assert {a["source"]["id"] for a in manifest["artifacts"]} == {"torch.hub:repository tiny"}
     assert [p for p in tmp_path.rglob("*") if p.is_file() and str(folder).encode() in p.read_bytes()] == []
 

@@ -151,5 +151,5 @@ class TwoVolumeStages(nn.Module):
 @register_model("test/volumes", preprocessing=Preprocessing(size=16, channels=1, spatial_dims=3), depth=2, patch_size=4)
 def volumes(out_indices: Any = None, image_size: Any = 16) -> nn.Module:
     """The smallest backbone of volumes."""
-    torch.manual_seed(2)
+    torch.manual_seed(1)  # an embedding of eight numbers: of other seeds either side's error can be luck
     return TwoVolumeStages(out_indices)
