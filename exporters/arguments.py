@@ -67,7 +67,11 @@ def parser_of_build() -> argparse.ArgumentParser:
         metavar="I,I",
         help="float32 (normalised NCHW) and uint8 (images NHWC, normalised in the ONNX graph); default: float32",
     )
-    add("--calibration", metavar="FOLDER", help="images that int8 ranges are measured on; default: bundled tissue")
+    add(
+        "--calibration",
+        metavar="FOLDER|none",
+        help="images that int8 ranges are measured on, none for ranges of each batch; default: bundled tissue",
+    )
     add("--weights", choices=("pretrained", "random"), default="pretrained", help="default: pretrained")
     add("--checkpoint-path", metavar="FILE", help="weights of the one backbone named: a local file, no network needed")
     add("--seed", type=int, default=0, help="of random weights (default: 0)")

@@ -9,6 +9,9 @@ from runtime.errors import BuildError
 from runtime.facts import Preprocessing
 from runtime.request import Request
 
+# In the place of a folder: each batch gives its own ranges.
+DYNAMIC = "none"
+
 
 @dataclass(frozen=True)
 class Images:
@@ -16,7 +19,7 @@ class Images:
 
     Attributes:
         request: What is built.
-        folder: Of calibration images; `None` for the bundled tissue.
+        folder: Of calibration images; `None` for the bundled tissue, `none` for ranges taken from each batch.
     """
 
     request: Request
@@ -36,12 +39,14 @@ class Images:
         """Return the batches that artifacts are verified on, float32 [B, C, H, W]."""
         return verification_inputs(self.facts, image_sizes(self.request))
 
-    def calibration(self) -> list[Batch]:
-        """Return the images that ranges of int8 are measured on, float32 [B, C, H, W].
+    def calibration(self) -> list[Batch] | None:
+        """Return the images that ranges of int8 are measured on, float32 [B, C, H, W]; `None` for dynamic ranges.
 
         Raises:
             BuildError: The folder holds no images, or the backbone takes volumes.
         """
+        if self.folder == DYNAMIC:
+            return None
         size = image_sizes(self.request)[0]
         if len(size) != 2:
             raise BuildError(

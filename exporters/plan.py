@@ -52,7 +52,7 @@ class Job:
         threads: CPU threads this job may use; `None` for all.
         imports: Modules that register further backbones.
         max_params: Skip a backbone that has more parameters.
-        calibration: Folder of images that int8 ranges are measured on; `None` for the bundled tissue.
+        calibration: Folder of images that int8 ranges are measured on; `None` for the bundled tissue, `none` for none.
     """
 
     request: Request

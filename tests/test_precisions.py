@@ -114,3 +114,27 @@ def test_a_precision_that_the_device_cannot_run_is_an_error_that_names_one_that_
 
     with pytest.raises(DeviceError, match=rf"cannot run precision='{precision}' on device='{device}'.*runs fp32, int8"):
         load_model("test/tiny_vit", precision=precision, device=device, **given)
+
+
+@pytest.mark.parametrize(("calibration", "kind"), [(None, "static"), ("none", "dynamic")])
+def test_int8_ranges_are_constants_or_taken_from_each_batch(
+    calibration: str | None, kind: str, register: Any, tmp_path: Path
+) -> None:
+    name = register("test/ranges", make("plain ViT"))
+    job = Job(request_for(name, artifacts=str(tmp_path)), (Form("onnx", "cpu", "int8"),), calibration=calibration)
+
+    [outcome] = pipeline.build(job)
+
+    assert outcome.status == "built", outcome.note
+    [artifact] = json.loads((tmp_path / name / "manifest.json").read_text())["artifacts"]
+    assert artifact["int8"]["quantisation"] == kind
+
+
+def test_calibration_images_that_are_not_there_are_told(register: Any, tmp_path: Path) -> None:
+    name = register("test/uncalibrated", make("plain ViT"))
+    job = Job(request_for(name, artifacts=str(tmp_path)), (Form("onnx", "cpu", "int8"),), calibration=str(tmp_path))
+
+    [outcome] = pipeline.build(job)
+
+    assert outcome.status == "failed"
+    assert str(tmp_path) in outcome.note
