@@ -13,6 +13,8 @@ from typing import Any
 UNMEASURED = ("onnx", "openvino", "pt2", "torchscript", "eager")
 # What falls back is eager torch, however fast it is: an artifact was built to be served.
 LAST = "eager"
+# What is faster by less is as fast: then what starts sooner and needs less comes first.
+MARGIN = 1.1
 
 
 @cache
@@ -24,8 +26,13 @@ def measurements() -> Mapping[str, Any]:
 
 def order(device: str, precision: str, measured: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Return every backend, the fastest first as far as was measured, eager last."""
-    known = [entry["backend"] for entry in _entries(device, precision, measured)]
-    first = [backend for backend in known if backend != LAST]
+    speeds = {entry["backend"]: entry["times_eager"] for entry in _entries(device, precision, measured)}
+    first: list[str] = []
+    for backend in (b for b in UNMEASURED if b in speeds and b != LAST):
+        place = len(first)
+        while place and speeds[backend] > MARGIN * speeds[first[place - 1]]:
+            place -= 1
+        first.insert(place, backend)
     return (*first, *(b for b in UNMEASURED if b not in first and b != LAST), LAST)
 
 

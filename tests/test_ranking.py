@@ -23,6 +23,13 @@ def test_what_was_measured_faster_comes_first_and_eager_last() -> None:
     assert ranking.order("cpu", "fp32", MEASURED) == ("pt2", "onnx", "openvino", "torchscript", "eager")
 
 
+@pytest.mark.parametrize(("pt2", "first"), [(1.05, "onnx"), (1.2, "pt2")])
+def test_a_little_faster_is_as_fast(pt2: float, first: str) -> None:
+    entries = [{"backend": "pt2", "times_eager": pt2}, {"backend": "onnx", "times_eager": 1.0}]
+
+    assert ranking.order("cpu", "fp32", {"source": "", "ranking": {"cpu": {"fp32": entries}}})[0] == first
+
+
 @pytest.mark.parametrize(("device", "precision"), [("cuda", "fp32"), ("cpu", "bf16")])
 def test_what_was_not_measured_keeps_its_order(device: str, precision: str) -> None:
     assert ranking.order(device, precision, MEASURED) == ranking.UNMEASURED

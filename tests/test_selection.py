@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from conftest import request_for
 
+from runtime import ranking
 from runtime.manifest import Artifact, Form, Manifest, StoredFile
 from runtime.selection import Selection, select, unable
 
@@ -20,6 +21,11 @@ ALL = (
     Form("pt2", "cpu", "bf16"),
     Form("torchscript"),
 )
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "measurements", dict)
 
 
 def choose(
