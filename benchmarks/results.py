@@ -1,6 +1,7 @@
 """A report of `python -m benchmarks.run`, read back: what its raw timings say."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median, quantiles
@@ -45,8 +46,12 @@ def contenders(section: Section) -> list[Row]:
 
 
 def batches(section: Section) -> list[int]:
-    """Return the batch sizes that something was measured at, ascending."""
-    return sorted({int(batch) for row in section["contenders"] for batch in row.get("timings", {})})
+    """Return the batch sizes that contenders were compared at, ascending; of a lone contender, all of its own.
+
+    Where time ran out a size may have been measured of eager alone: that compares nothing.
+    """
+    counts = Counter(int(batch) for row in contenders(section) for batch in row.get("timings", {}))
+    return sorted(batch for batch, count in counts.items() if count > 1) or sorted(counts)
 
 
 def seconds(row: Row, batch: int) -> list[float]:
