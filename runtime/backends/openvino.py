@@ -25,9 +25,7 @@ def load(graph: Path, request: Request) -> "OpenvinoSession":
         ArtifactCorruptError: OpenVINO cannot read the graph or its weight data.
     """
     if not installed("openvino"):
-        raise DependencyError(
-            "backend='openvino': openvino is not installed: pip install 'backbone-runtime[openvino]'."
-        )
+        raise DependencyError(MISSING)
     if parse_device(request.device)[0] == "cuda":
         raise DeviceError(
             f"device={request.device!r}: backend='openvino' serves CPUs. Use device='cpu', or backend='onnx' for CUDA."
