@@ -4,10 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types unit format figures lock clean
+.PHONY: help setup demo test test-all lint types unit format figures lock clean
 
 help:             ## show this list
-	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 setup: $(READY)   ## create .venv with everything the project needs
 
@@ -23,6 +23,9 @@ demo: $(READY)    ## build, verify, serve without torch, embed a real image
 
 test: lint types unit  ## everything CI runs
 
+test-all: lint types $(READY)  ## test, and what takes minutes: clusters, slides, kills
+	$(BIN)/python -m pytest
+
 lint: $(READY)    ## ruff: style and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,8 +33,8 @@ lint: $(READY)    ## ruff: style and import rules
 types: $(READY)   ## mypy, strict
 	$(BIN)/mypy
 
-unit: $(READY)    ## pytest
-	$(BIN)/python -m pytest
+unit: $(READY)    ## pytest, but for what takes minutes
+	$(BIN)/python -m pytest -m "not heavy"
 
 format: $(READY)  ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
