@@ -186,14 +186,25 @@ def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(tmp_path: Path) -> No
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
-    touch(tmp_path, "in/a/x.png", "elsewhere/y.png")
-    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "in/a/up").symlink_to(tmp_path / "in")
-    (tmp_path / "elsewhere/across").symlink_to(tmp_path / "in/linked")
-    (tmp_path / "in/b").mkdir()
-    (tmp_path / "in/b/to_a").symlink_to(tmp_path / "in/a")
+    touch(tmp_path, "in/a/deep/x.png", "elsewhere/y.png", "in/p/f.png", "in/q/g.png")
+    for link, target in (
+        ("in/linked", "elsewhere"),
+        ("in/a/deep/root", "in"),
+        ("in/a/deep/up", "in/a"),
+        ("elsewhere/across", "in/linked"),
+        ("in/p/q", "in/q"),
+        ("in/q/p", "in/p"),
+    ):
+        (tmp_path / link).symlink_to(tmp_path / target)
 
-    assert ids(tmp_path / "in") == ["a/x.png", "b/to_a/x.png", "linked/y.png"]
+    assert ids(tmp_path / "in") == [
+        "a/deep/x.png",
+        "linked/y.png",
+        "p/f.png",
+        "p/q/g.png",
+        "q/g.png",
+        "q/p/f.png",
+    ]
 
 
 def test_a_link_to_nowhere_is_listed_to_be_reported(tmp_path: Path) -> None:

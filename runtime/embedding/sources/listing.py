@@ -101,31 +101,23 @@ def _near(path: Path) -> str:
 
 def _walk(root: Path) -> Iterator[Entry]:
     """Yield every file below `root`, links followed, in no order; names with a leading dot are not looked at."""
+    # Each with the real paths of all folders above it: a link to one of those would never end.
     folders: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while folders:
-        prefix, chain = folders.pop()
+        prefix, above = folders.pop()
         with os.scandir(root / prefix) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 name = prefix + entry.name
                 if entry.is_dir():
-                    if not (entry.is_symlink() and _loops(entry, chain)):
-                        folders.append((f"{name}/", _chain(entry, chain)))
+                    real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
+                    if real not in above:
+                        folders.append((f"{name}/", (*above, real)))
                 elif entry.is_file():
                     yield name, entry.stat().st_size
                 elif entry.is_symlink():  # to nowhere: listed, so that it is reported as unreadable
                     yield name, 0
-
-
-def _chain(entry: os.DirEntry[str], chain: tuple[str, ...]) -> tuple[str, ...]:
-    return (*chain, os.path.realpath(entry.path)) if entry.is_symlink() else chain
-
-
-def _loops(entry: os.DirEntry[str], chain: tuple[str, ...]) -> bool:
-    """Return whether a link leads back to where the walk came from."""
-    target = os.path.realpath(entry.path)
-    return target in chain or Path(entry.path).parent.resolve().is_relative_to(target)
 
 
 def _glob(pattern: str) -> tuple[Path, Iterator[Entry]]:
