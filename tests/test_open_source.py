@@ -225,6 +225,8 @@ def test_a_long_listing_is_several_pieces(tmp_path: Path, count: int) -> None:
     assert sum(piece.count or 0 for piece in pieces) == count
     for piece in pieces:
         assert piece.count == len(list(source.tiles(piece)))
+    rest = [tile.id for tile in source.tiles(pieces[0], min(count, NAMES_PER_PIECE) - 1)]
+    assert rest == [f"{min(count, NAMES_PER_PIECE) - 1:06}.png"]  # and none of the next piece
     last = pieces[-1]
     assert last.count is not None
     assert [tile.id for tile in source.tiles(last, last.count - 1)] == [f"{count - 1:06}.png"]
