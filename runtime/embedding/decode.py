@@ -85,7 +85,7 @@ def _check_samples(image: TiffImageFile) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turn a photograph as its camera was held; Pillow does so itself for TIFF alone."""
-    if "exif" not in image.info or image.format == "TIFF":
+    if "exif" not in image.info:
         return image
     try:
         turned = image.getexif().get(_ORIENTATION, 1) != 1
