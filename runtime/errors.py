@@ -7,7 +7,8 @@
     ├── RegistrationError        (ValueError)    a registration that cannot stand
     ├── OptionError              (TypeError)     an unknown keyword, or one that does not fit the backbone
     ├── OutIndicesError          (ValueError)    out_indices is 0, out of range or of the wrong type
-    ├── InputError               (ValueError)    images of the wrong type, rank, channels or size
+    ├── InputError               (ValueError)    images of the wrong type, rank, channels or size; no images at all
+    │   └── UnreadableImageError                 one image of many is corrupt, cut, empty, too large or no image
     ├── DependencyError          (ImportError)   a package is missing, or two of them exclude each other
     ├── DeviceError              (RuntimeError)  the device asked for does not start
     ├── ClosedError              (RuntimeError)  a backbone was called after close()
@@ -49,7 +50,11 @@ class OutIndicesError(BackboneError, ValueError):
 
 
 class InputError(BackboneError, ValueError):
-    """Images that the backbone cannot take."""
+    """Images that the backbone cannot take, or a place where none are."""
+
+
+class UnreadableImageError(InputError):
+    """One image cannot be decoded; the message is the reason. The others of its input can still be embedded."""
 
 
 class DependencyError(BackboneError, ImportError):

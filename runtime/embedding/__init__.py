@@ -1,0 +1,1 @@
+"""Embedding millions of images: what is read, decoded, embedded and written."""
