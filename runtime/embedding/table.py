@@ -1,0 +1,92 @@
+"""Rows as Parquet files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from runtime.embedding.batch import Rows, Unreadable
+from runtime.errors import OutputError
+
+Places = NDArray[np.int64] | None
+"""Rows of the feature maps of a part's tiles; `None` for embeddings."""
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a part's rows hold: an embedding of `width` numbers each, or (0) where its feature maps lie.
+
+    Attributes:
+        width: Numbers of an embedding; 0 for feature maps.
+        dtype: Of the numbers, `float32` or `float16`.
+        metadata: What the schema says beside: model, artifact, versions.
+    """
+
+    width: int
+    dtype: str
+    metadata: Mapping[str, str]
+
+
+def part_table(rows: Sequence[Rows], columns: Columns, places: Places) -> pa.Table:
+    """Return the rows of a part; `places` are those of their feature maps.
+
+    Raises:
+        OutputError: A number does not fit the type asked for.
+    """
+    made = {"id": pa.array([one for batch in rows for one in batch.ids], pa.string())}
+    for name in rows[0].coordinates:
+        made[name] = pa.array(np.concatenate([batch.coordinates[name] for batch in rows]))
+    if places is None:
+        made["embedding"] = _vectors(rows, columns)
+    else:
+        made["row"] = pa.array(places)
+    return pa.table(made).replace_schema_metadata(dict(columns.metadata))
+
+
+def unreadable_table(unreadable: Sequence[Unreadable]) -> pa.Table:
+    """Return what could not be read, and why."""
+    return pa.table({"id": [one.id for one in unreadable], "reason": [one.reason for one in unreadable]})
+
+
+def write(table: pa.Table, file: Any) -> None:
+    """Write a table as Parquet: names are compressed, numbers are not."""
+    compression = {_path(field): "none" if "embedding" == field.name else "zstd" for field in table.schema}
+    names = [_path(field) for field in table.schema if pa.types.is_string(field.type)]
+    pq.write_table(table, file, compression=compression, use_dictionary=False, write_statistics=names)
+
+
+def count(path: Any) -> int:
+    """Return how many rows a file holds."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def cast(numbers: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Return the numbers in the type asked for.
+
+    Raises:
+        OutputError: One of them is too large for it.
+    """
+    with np.errstate(over="ignore"):
+        given = numbers.astype(dtype, copy=False)
+    if given.dtype != numbers.dtype and np.isinf(given).sum() > np.isinf(numbers).sum():
+        raise OutputError(
+            f"A value of {np.abs(numbers[np.isfinite(numbers)]).max():.3g} does not fit {dtype}, which ends at "
+            f"{np.finfo(given.dtype).max:.3g}. Begin again with dtype='float32'."
+        )
+    return given
+
+
+def _vectors(rows: Sequence[Rows], columns: Columns) -> pa.Array:
+    found = [batch.outputs[0] for batch in rows if batch.outputs]
+    joined = np.concatenate(found) if found else np.empty((0, columns.width), "float32")
+    flat = pa.array(cast(joined, columns.dtype).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, columns.width)
+
+
+def _path(field: pa.Field) -> str:
+    return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else str(field.name)
