@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from runtime.errors import UnreadableImageError
+
 Pixels = npt.NDArray[np.uint8]
 """[H, W, 3]: red, green, blue."""
 
@@ -24,5 +26,5 @@ class Tile:
     """One image of the input, undecoded where it comes from a file, and what tells it from the others."""
 
     id: str  # unique within the input: path relative to the folder, id column, "shard.tar/key", "slide.svs/x_y"
-    image: bytes | Path | Pixels  # the bytes of an image file, its path, or pixels [H, W, 3] uint8
+    image: bytes | Path | Pixels | UnreadableImageError  # an image file or its bytes; pixels; why there are none
     coordinates: Mapping[str, int | float] | None = None  # of a slide: x, y, size (level-0 pixels), mpp

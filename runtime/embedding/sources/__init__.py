@@ -8,7 +8,7 @@ from runtime.embedding.tile import Piece, Tile
 
 
 class Source(Protocol):
-    """An input that was looked through: what is in it, in a fixed order. Can be pickled; reads files where it is used."""
+    """An input that was looked through: its parts, in a fixed order. Can be pickled, and read by several threads."""
 
     def pieces(self) -> Sequence[Piece]:
         """Return the parts of the input, in the same order on every run."""

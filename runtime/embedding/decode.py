@@ -1,0 +1,124 @@
+"""Image files to pixels, with Pillow. Everything wrong with a file becomes one error with a reason."""
+
+import os
+from io import BytesIO
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from runtime.embedding.tile import Pixels, Tile
+from runtime.errors import UnreadableImageError
+
+# Named, because Pillow knows formats that run other programs (EPS) or are no pictures of tissue.
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
+_ORIENTATION = 0x0112
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def decode(tile: Tile) -> Pixels:
+    """Return the pixels of `tile`: uint8 [H, W, 3], red, green, blue. Its content decides, not its name.
+
+    Transparency lies on white, 16 bits are scaled to 8, CMYK is converted without a colour profile, an EXIF orientation
+    is applied, the first page or frame is taken. Can be called by several threads at once.
+
+    Raises:
+        UnreadableImageError: Corrupt, cut short, empty, no image, larger than Pillow's limit, or of values that have no
+            known white (32-bit, floating point). The message is the reason, without the tile's name.
+    """
+    image = tile.image
+    if isinstance(image, UnreadableImageError):
+        raise image
+    if isinstance(image, np.ndarray):
+        return _checked(image)
+    if isinstance(image, bytes):
+        return _decode(BytesIO(image), len(image))
+    try:
+        with image.open("rb") as file:
+            return _decode(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise UnreadableImageError(f"{image} cannot be opened: {error.strerror or error}") from error
+
+
+def _checked(pixels: Pixels) -> Pixels:
+    if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size:
+        return pixels
+    raise UnreadableImageError(f"an array of {pixels.dtype} {list(pixels.shape)} is not pixels: uint8 [H, W, 3] is")
+
+
+def _decode(file: BinaryIO, size: int) -> Pixels:
+    if size == 0:
+        raise UnreadableImageError("it is empty (0 bytes)")
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            _check_size(image)
+            image.load()
+            return np.asarray(_rgb(_upright(image)))
+    except (UnreadableImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever damaged bytes lead them to
+        raise UnreadableImageError(_reason(error, file)) from error
+
+
+def _check_size(image: Image.Image) -> None:
+    """Refuse what Pillow only warns of."""
+    limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    if limit is not None and pixels > limit:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a photograph as its camera was held; Pillow does so itself for TIFF alone."""
+    if "exif" not in image.info or image.format == "TIFF":
+        return image
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+    except Exception:  # damaged notes about a picture are no damage to the picture
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode in ("I", "F"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise UnreadableImageError(f"its {kind} values have no known white: convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        return _on_white(image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> Pixels:
+    """Return round(values / 257): 65535 is white."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
+
+
+def _reason(error: Exception, file: BinaryIO) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return _unidentified(file)
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return (
+            f"it is too large ({error}; Pillow's limit against decompression bombs is {Image.MAX_IMAGE_PIXELS} pixels, "
+            "PIL.Image.MAX_IMAGE_PIXELS). A whole slide is cut into tiles when its microns per pixel are given"
+        )
+    text = str(error) or type(error).__name__
+    return f"it is damaged: {text}"
+
+
+def _unidentified(file: BinaryIO) -> str:
+    file.seek(0)
+    start = file.read(12)
+    known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    if start.startswith(_SIGNATURES) or start[8:] == b"WEBP":
+        return f"it begins as {known} does ({start!r}), but is damaged or of a variant that Pillow does not read"
+    return f"it is no {known} image: it begins with {start!r}"
