@@ -1,7 +1,7 @@
 """Ranges of a source through one loaded backbone. One machine runs it once; a cluster, once per worker."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,9 @@ def pace(device: str, batch_size: int | None = None, workers: int | None = None)
     )
 
 
-def embed_ranges(backbone: Backbone, source: Source, ranges: Iterable[Range], pace: Pace) -> Iterator[Rows]:
+def embed_ranges(
+    backbone: Backbone, source: Source, ranges: Iterable[Range], pace: Pace
+) -> Generator[Rows, None, None]:
     """Yield the rows of the ranges, batch by batch, in order; the next batches are made ready meanwhile.
 
     Raises:

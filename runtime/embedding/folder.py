@@ -55,25 +55,24 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def enter(folder: Path, record: Record, mode: Mode) -> bool:
-    """Begin in a folder that is held, or go on; return whether it was begun.
+def enter(folder: Path, record: Record, mode: Mode, prepare: Callable[[], None]) -> None:
+    """Begin in a folder that is held, or go on; `prepare` makes what a folder has from its beginning.
 
     Raises:
         OutputError: See `record.decide`; or it cannot be written.
     """
     with output_errors(folder):
-        begun = decide(folder, _look(folder, mode), record, mode) == "begin"
-        if begun:
+        if decide(folder, _look(folder, mode), record, mode) == "begin":
             _empty(folder)
+            prepare()
             publish(folder / RECORD, lambda file: file.write(record.to_text().encode()))
         else:
             _clean(folder)
-    return begun
 
 
 def parts(folder: Path) -> list[Part]:
     """Return what is published."""
-    return sorted(part for name in os.listdir(folder) if (part := Part.parse(name)))
+    return sorted(part for path in folder.iterdir() if (part := Part.parse(path.name)))
 
 
 def publish(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -115,7 +114,7 @@ def output_errors(folder: Path) -> Iterator[None]:
 
 
 def _look(folder: Path, mode: Mode) -> Found:
-    names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     known = (RECORD, UNREADABLE, MAPS)
     ours = [name for name in names if Part.parse(name)]
     foreign = [name for name in names if name not in known and not Part.parse(name)]

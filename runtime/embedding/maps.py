@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.embedding.batch import Rows
-from runtime.embedding.parts import Range, key_of
+from runtime.embedding.parts import key_of
 from runtime.embedding.sources import Source
 from runtime.embedding.table import cast
 from runtime.embedding.tile import Piece
@@ -48,10 +48,11 @@ def layout(pieces: Sequence[Piece], shapes: tuple[tuple[int, ...], ...], dtype: 
     return Layout(shapes, dtype, batch, first, row)
 
 
-def counted(source: Source, pieces: Sequence[Piece]) -> list[Piece]:
-    """Return the pieces with their counts; those that only reading tells are read."""
+def counted(source: Source) -> list[Piece]:
+    """Return the pieces of a source with their counts; where only reading tells, it is read."""
     return [
-        piece if piece.count is not None else Piece(piece.name, sum(1 for _ in source.tiles(piece))) for piece in pieces
+        Piece(piece.name, sum(1 for _ in source.tiles(piece))) if piece.count is None else piece
+        for piece in source.pieces()
     ]
 
 
@@ -107,4 +108,3 @@ def sync(path: Path, layout: Layout, rows: Sequence[Rows]) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-

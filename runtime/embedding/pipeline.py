@@ -10,7 +10,9 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def in_order(make: Callable[[Item], Made], items: Iterable[Item], *, workers: int, ahead: int) -> Generator[Made, None, None]:
+def in_order(
+    make: Callable[[Item], Made], items: Iterable[Item], *, workers: int, ahead: int
+) -> Generator[Made, None, None]:
     """Yield `make(item)` for each of `items`, in their order.
 
     One thread draws the items, `workers` threads make of them, at most `ahead` items beyond the one that was taken

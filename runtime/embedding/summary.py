@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.backbone import Backbone
 from runtime.embedding import folder as folders
 from runtime.embedding import table
 from runtime.embedding.batch import Rows
@@ -58,6 +59,24 @@ class Tally:
         self.unreadable += len(rows.unreadable)
         self.waited += 0.0 if self._first else rows.waited
         self._first = False
+
+
+def summary(folder: Path, backbone: Backbone, tally: Tally, seconds: float) -> Summary:
+    """Return the summary of a run that took `seconds`."""
+    rows, unreadable = counts(folder, folders.parts(folder))
+    return Summary(
+        out=str(folder),
+        rows=rows,
+        unreadable=unreadable,
+        tiles=tally.tiles,
+        seconds=round(seconds, 3),
+        tiles_per_second=round(tally.tiles / seconds, 2),
+        starved=round(tally.waited / seconds, 4),
+        model=backbone.name,
+        backend=backbone.backend,
+        device=backbone.device,
+        precision=backbone.info["precision"],
+    )
 
 
 def counts(folder: Path, parts: Iterable[Part]) -> tuple[int, int]:

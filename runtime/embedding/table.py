@@ -1,12 +1,10 @@
-"""Rows as Parquet files."""
+"""Rows as Parquet files. pyarrow is imported where it is used: rows that are only yielded do not need it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from runtime.embedding.batch import Rows, Unreadable
@@ -32,12 +30,14 @@ class Columns:
     metadata: Mapping[str, str]
 
 
-def part_table(rows: Sequence[Rows], columns: Columns, places: Places) -> pa.Table:
+def part_table(rows: Sequence[Rows], columns: Columns, places: Places) -> Any:
     """Return the rows of a part; `places` are those of their feature maps.
 
     Raises:
         OutputError: A number does not fit the type asked for.
     """
+    import pyarrow as pa
+
     made = {"id": pa.array([one for batch in rows for one in batch.ids], pa.string())}
     for name in rows[0].coordinates:
         made[name] = pa.array(np.concatenate([batch.coordinates[name] for batch in rows]))
@@ -48,20 +48,27 @@ def part_table(rows: Sequence[Rows], columns: Columns, places: Places) -> pa.Tab
     return pa.table(made).replace_schema_metadata(dict(columns.metadata))
 
 
-def unreadable_table(unreadable: Sequence[Unreadable]) -> pa.Table:
+def unreadable_table(unreadable: Sequence[Unreadable]) -> Any:
     """Return what could not be read, and why."""
+    import pyarrow as pa
+
     return pa.table({"id": [one.id for one in unreadable], "reason": [one.reason for one in unreadable]})
 
 
-def write(table: pa.Table, file: Any) -> None:
+def write(table: Any, file: Any) -> None:
     """Write a table as Parquet: names are compressed, numbers are not."""
-    compression = {_path(field): "none" if "embedding" == field.name else "zstd" for field in table.schema}
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    compression = {_path(field): "none" if field.name == "embedding" else "zstd" for field in table.schema}
     names = [_path(field) for field in table.schema if pa.types.is_string(field.type)]
     pq.write_table(table, file, compression=compression, use_dictionary=False, write_statistics=names)
 
 
 def count(path: Any) -> int:
     """Return how many rows a file holds."""
+    import pyarrow.parquet as pq
+
     return int(pq.read_metadata(path).num_rows)
 
 
@@ -81,12 +88,16 @@ def cast(numbers: NDArray[Any], dtype: str) -> NDArray[Any]:
     return given
 
 
-def _vectors(rows: Sequence[Rows], columns: Columns) -> pa.Array:
+def _vectors(rows: Sequence[Rows], columns: Columns) -> Any:
+    import pyarrow as pa
+
     found = [batch.outputs[0] for batch in rows if batch.outputs]
     joined = np.concatenate(found) if found else np.empty((0, columns.width), "float32")
     flat = pa.array(cast(joined, columns.dtype).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, columns.width)
 
 
-def _path(field: pa.Field) -> str:
+def _path(field: Any) -> str:
+    import pyarrow as pa
+
     return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else str(field.name)
