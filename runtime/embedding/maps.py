@@ -70,6 +70,7 @@ def create(path: Path, layout: Layout, blocks: Sequence[int]) -> None:
             dtype=layout.dtype,
             compressors=None,
             fill_value=np.nan,
+            chunk_key_encoding={"name": "default", "separator": "."},
             attributes={"out_index": block},
             dimension_names=("tile", "channel", "y", "x"),
         )
@@ -100,10 +101,9 @@ def places(layout: Layout, rows: Sequence[Rows]) -> NDArray[np.int64]:
 def sync(path: Path, layout: Layout, rows: Sequence[Rows]) -> None:
     """Make sure that the maps of a part outlast a power cut, before the part says that they are there."""
     files = {int(row) // layout.batch for row in places(layout, rows)}
-    for number, shape in enumerate(layout.shapes):
+    for number in range(len(layout.shapes)):
         for file in files:
-            name = path / f"map_{number}" / "c" / str(file) / "/".join("0" for _ in shape)
-            descriptor = os.open(name, os.O_RDONLY)
+            descriptor = os.open(path / f"map_{number}" / f"c.{file}.0.0.0", os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
