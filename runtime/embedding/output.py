@@ -1,7 +1,7 @@
 """Writing rows: collected beside inference, published part by part."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -79,15 +79,17 @@ def part_tiles(columns: Columns, batch_size: int, asked: int | None = None) -> i
 
 
 class Writer:
-    """Publishes rows from a thread of its own, in parts of `tiles`; leaving it without an exception, all of them.
+    """Publishes rows from a thread of its own, in parts of `tiles`.
 
-    What fails there is raised by the next `add`, or when leaving.
+    What fails there is raised by a later `add`, or when leaving; nothing is written after it. Left because something
+    else failed, it publishes what it was given; left by an interrupt, it does not.
     """
 
     def __init__(self, output: Output, tiles: int) -> None:
         self._output = output
         self._tiles = tiles
         self._held: list[Rows] = []
+        self._broken = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._pending: deque[Future[None]] = deque()
 
@@ -99,21 +101,32 @@ class Writer:
         """
         while len(self._pending) >= WAITING:
             self._pending.popleft().result()
-        self._pending.append(self._thread.submit(self._take, rows))
+        self._submit(partial(self._take, rows))
 
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         try:
-            if kind is None:
-                self._pending.append(self._thread.submit(self._publish))
+            if kind is None or issubclass(kind, Exception):
+                self._submit(self._publish)
                 while self._pending:
                     self._pending.popleft().result()
         finally:
             self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, do: Callable[[], None]) -> None:
+        self._pending.append(self._thread.submit(self._unless_broken, do))
+
+    def _unless_broken(self, do: Callable[[], None]) -> None:
+        """Do nothing after a failure: a part over a batch that is not there would lose its rows."""
+        if self._broken:
+            return
+        try:
+            do()
+        except BaseException:
+            self._broken = True
+            raise
 
     def _take(self, rows: Rows) -> None:
         if self._held and self._held[-1].place.range is not rows.place.range:

@@ -93,7 +93,7 @@ def decide(folder: Path, found: Found, asked: Record, mode: Mode) -> Literal["be
         return "continue"
     raise OutputError(
         f"{folder} already holds {found.parts} parts of this very run. Go on with --resume, or begin again with "
-        "--overwrite."
+        "--overwrite (in Python: resume=True, overwrite=True)."
     )
 
 
