@@ -6,13 +6,15 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from runtime.embedding.tile import Pixels, Tile
 from runtime.errors import UnreadableImageError
 
 # Named, because Pillow knows formats that run other programs (EPS) or are no pictures of tissue.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
-_ORIENTATION = 0x0112
+# Tags of EXIF and TIFF.
+_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _PLANES, _SAMPLES = 258, 259, 262, 274, 284, 339
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -53,6 +55,8 @@ def _decode(file: BinaryIO, size: int) -> Pixels:
     try:
         with Image.open(file, formats=FORMATS) as image:
             _check_size(image)
+            if isinstance(image, TiffImageFile):
+                _check_samples(image)
             image.load()
             return np.asarray(_rgb(_upright(image)))
     except (UnreadableImageError, MemoryError):
@@ -66,6 +70,17 @@ def _check_size(image: Image.Image) -> None:
     limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
     if limit is not None and pixels > limit:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+
+
+def _check_samples(image: TiffImageFile) -> None:
+    """Refuse what Pillow decodes to other values than the file holds."""
+    tags = image.tag_v2
+    if tags.get(_PLANES) == 2 and max(tags.get(_BITS, (8,))) > 8 and tags.get(_COMPRESSION, 1) == 1:
+        raise UnreadableImageError(
+            "16 bits in separate planes, not compressed, are not read: save it with pixels interleaved"
+        )
+    if 2 in tags.get(_SAMPLES, ()):
+        raise UnreadableImageError("its values have signs, and so no known black: convert it to unsigned 8 or 16 bits")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -83,7 +98,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
     if image.mode in ("I", "F"):
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise UnreadableImageError(f"its {kind} values have no known white: convert it to 8 or 16 bits")
@@ -92,9 +107,12 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(values: np.ndarray) -> Pixels:
-    """Return round(values / 257): 65535 is white."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _eight_bits(image: Image.Image) -> Pixels:
+    """Return round(values / 257): 65535 is white, but in a TIFF whose 0 is white, which Pillow minds in 8 bits only."""
+    values = np.asarray(image).astype(np.uint32)
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
+        values = 65535 - values
+    return ((values + 128) // 257).astype(np.uint8)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

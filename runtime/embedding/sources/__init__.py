@@ -2,9 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from runtime.embedding.sources.kinds import Kind
 from runtime.embedding.tile import Piece, Tile
+from runtime.errors import DependencyError, InputError
+
+if TYPE_CHECKING:
+    from runtime.embedding.sources.listing import Listing
+    from runtime.embedding.sources.slides import Slides
 
 
 class Source(Protocol):
@@ -49,3 +55,57 @@ def open_source(
             duplicate ids, an option that does not fit.
         DependencyError: A package is missing that reads this kind.
     """
+    _check_options(tile_size, mpp, slide_mpp)
+    try:
+        from runtime.embedding.sources.folder import Folder
+        from runtime.embedding.sources.listing import find_files
+        from runtime.embedding.sources.npy import read_npy
+        from runtime.embedding.sources.parquet import read_parquet
+        from runtime.embedding.sources.webdataset import read_webdataset
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            f"Reading images needs {error.name}: pip install 'backbone-runtime[embed]'.", name=error.name
+        ) from error
+    kind, listing = find_files(path, slides=mpp is not None)
+    _check_fit(kind, str(path), image_column=image_column, id_column=id_column, mpp=mpp)
+    if kind == "images":
+        return Folder(listing)
+    if kind == "parquet":
+        return read_parquet(listing, image_column=image_column, id_column=id_column)
+    if kind == "tar":
+        return read_webdataset(listing, extension=image_column)
+    if kind == "npy":
+        return read_npy(listing)
+    return _slides(listing, tile_size, mpp, slide_mpp)
+
+
+def _slides(listing: "Listing", tile_size: int, mpp: float | None, slide_mpp: float | None) -> "Slides":
+    if mpp is None:
+        raise InputError(
+            f"{listing.root} holds slides: say how many microns a pixel of a tile is with mpp (--mpp), such as 0.5. "
+            "Publishers of pathology backbones state what theirs were trained at."
+        )
+    try:
+        from runtime.embedding.sources.grid import Cut
+        from runtime.embedding.sources.slides import read_slides
+    except (ImportError, OSError) as error:  # the package, or the library it loads
+        raise DependencyError(
+            f"Reading slides needs openslide ({error}): pip install 'backbone-runtime[wsi]'."
+        ) from error
+    return read_slides(listing, Cut(tile_size, mpp, slide_mpp))
+
+
+def _check_options(tile_size: int, mpp: float | None, slide_mpp: float | None) -> None:
+    if tile_size < 1:
+        raise InputError(f"tile_size={tile_size}: a tile is at least one pixel wide.")
+    for name, value in (("mpp", mpp), ("slide_mpp", slide_mpp)):
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"{name}={value}: microns per pixel are a number above 0, such as 0.5.")
+
+
+def _check_fit(kind: Kind, path: str, **options: object) -> None:
+    """Refuse options that would do nothing: they were meant for another input."""
+    fitting = {"parquet": ("image_column", "id_column"), "tar": ("image_column",), "slides": ("mpp",)}.get(kind, ())
+    for name, value in options.items():
+        if value is not None and name not in fitting:
+            raise InputError(f"{name}={value!r} does not fit {path}, which holds {kind}.")

@@ -65,7 +65,8 @@ def find_files(path: str | Path, *, slides: bool) -> tuple[Kind, Listing]:
     names, sizes = (_whole(column) for column in table.take(order).columns)
     again = pc.equal(names[1:], names[:-1])  # `**/**` matches a file more than once
     once = pa.concat_arrays([pa.array([True]), pc.invert(again)])
-    return kind, Listing(root, names.filter(once), sizes.filter(once))
+    # Absolute: a worker may read from another working directory.
+    return kind, Listing(root.absolute(), names.filter(once), sizes.filter(once))
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

@@ -58,7 +58,7 @@ def read_npy(listing: Listing) -> Npy:
 
 def _map(path: Path) -> Pixels:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: Pixels = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{path} is no readable .npy array: {error}") from error
     if array.ndim == 4 and array.shape[3] == 3 and array.dtype == np.uint8 and array.size:
