@@ -93,6 +93,15 @@ def test_parts_hold_whole_batches_and_as_many_tiles_as_asked(model: Backbone, tm
     ]
 
 
+def test_numbers_are_stored_so_that_they_shrink(model: Backbone, tmp_path: Path) -> None:
+    run(model, MADE, tmp_path, part_tiles=80)
+
+    column = pq.ParquetFile(next(tmp_path.glob("part-a*"))).metadata.row_group(0).column(1)
+    assert column.path_in_schema == "embedding.list.element"
+    assert "BYTE_STREAM_SPLIT" in column.encodings
+    assert column.total_compressed_size < 0.9 * column.num_values * 4
+
+
 def test_half_precision_is_stored_on_request(model: Backbone, tmp_path: Path) -> None:
     run(model, MADE, tmp_path, dtype="float16")
 
@@ -258,9 +267,15 @@ def test_progress_tells_what_is_done_and_to_do(model: Backbone, tmp_path: Path) 
     assert told[-1] == (75, None)
 
 
-def test_an_interrupt_finishes_the_batch_and_publishes_it(model: Backbone, tmp_path: Path) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def handler() -> Iterator[Any]:
+    """Python's own handling of Ctrl-C: background jobs inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
+
+def test_an_interrupt_finishes_the_batch_and_publishes_it(model: Backbone, tmp_path: Path, handler: Any) -> None:
     def interrupt(done: int, to_do: int | None) -> None:
         if done == 24:
             signal.raise_signal(signal.SIGINT)
@@ -274,7 +289,7 @@ def test_an_interrupt_finishes_the_batch_and_publishes_it(model: Backbone, tmp_p
     assert table_of(tmp_path)["id"].to_pylist() == MADE.ids
 
 
-def test_a_second_interrupt_does_not_wait(model: Backbone, tmp_path: Path) -> None:
+def test_a_second_interrupt_does_not_wait(model: Backbone, tmp_path: Path, handler: Any) -> None:
     def interrupt(done: int, to_do: int | None) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
