@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -345,3 +347,13 @@ def test_what_takes_no_pictures_says_so_before_anything_is_read(tmp_path: Path) 
     with pytest.raises(InputError, match="this backbone takes volumes"):
         runtime.embed("test/volumes", MADE, tmp_path / "out", backend="eager", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_only_yielded_needs_nothing_that_writes() -> None:
+    code = """
+import sys, runtime
+assert callable(runtime.embed), runtime.embed
+print([name for name in ("pyarrow", "zarr", "filelock", "rich", "torch", "ray") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
