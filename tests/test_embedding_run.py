@@ -1,6 +1,7 @@
 """runtime.embed: every readable tile once, with the numbers that the model gives; folders that are gone on with."""
 
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,7 +19,11 @@ from embedding_inputs import NAME, Pieces, embeddings_of, expected, pixels, tabl
 
 import runtime
 from runtime.backbone import Backbone
+from runtime.embedding.engine import Pace
+from runtime.embedding.opening import Wish, opened
+from runtime.embedding.parts import split
 from runtime.embedding.tile import Piece, Tile
+from runtime.embedding.work import carry_out
 from runtime.errors import InputError, OptionError, OutputError
 
 MADE = Pieces({"a b/c": 70, "d": 5, "e": 0}, bad=frozenset({"a b/c/3", "d/4"}))
@@ -193,9 +198,25 @@ def test_what_a_killed_run_left_is_cleaned_up(model: Backbone, tmp_path: Path) -
     left = tmp_path / f".{part.name}.77.tmp"
     left.write_bytes(b"PAR1")
 
-    assert run(model, MADE, tmp_path, part_tiles=8, batch_size=4, resume=True).unreadable == 2
+    assert run(model, MADE, tmp_path, part_tiles=4, batch_size=4, resume=True).unreadable == 2
     assert not left.exists()
+    listed = pyarrow.dataset.dataset(tmp_path / "_unreadable").to_table()["id"].to_pylist()
+    assert listed == ["a b/c/3", "d/4"]
     assert table_of(tmp_path)["id"].to_pylist() == MADE.ids
+
+
+def test_workers_share_a_task(model: Backbone, tmp_path: Path) -> None:
+    speed = Pace(8, 1)
+    with opened(Wish(tmp_path, part_tiles=16), model, MADE, speed) as task:
+        shares = [replace(task, ranges=(one,)) for one in split(task.ranges, 2 * task.part_tiles)]
+        assert len(shares) == 4
+        for share in [*reversed(shares), shares[1]]:  # in any order, one of them twice, each as it is sent to a worker
+            again, backbone, source = pickle.loads(pickle.dumps((share, model, MADE)))
+            carry_out(backbone, source, again, speed, lambda rows: False)
+
+    assert table_of(tmp_path)["id"].to_pylist() == MADE.ids
+    np.testing.assert_array_equal(embeddings_of(tmp_path), expected(model, MADE.ids))
+    assert run(model, MADE, tmp_path, resume=True).tiles == 0
 
 
 def test_another_input_or_model_is_refused(model: Backbone, built: Path, tmp_path: Path) -> None:
