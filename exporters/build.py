@@ -9,9 +9,10 @@ from dataclasses import replace
 from importlib import import_module
 
 from exporters import plan, workers
-from exporters.arguments import join_negative, parser_of_build
+from exporters.arguments import parser_of_build
 from exporters.plan import DEFAULT_VARIANTS, Job, Outcome
 from runtime import registry
+from runtime.arguments import join_negative
 from runtime.artifacts import open_store
 from runtime.commands import load_call
 from runtime.errors import BackboneError, OptionError, OutIndicesError

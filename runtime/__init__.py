@@ -14,6 +14,7 @@ from runtime.registry import BackboneModelRegistry, list_models, register_model
 if TYPE_CHECKING:
     from runtime import wrappers
     from runtime.backbone import Backbone
+    from runtime.embedding.run import embed
     from runtime.load import load_model
     from runtime.model_from_registry import ModelFromRegistry
 
@@ -28,6 +29,7 @@ __all__ = [
     "ModelFromRegistry",
     "Preprocessing",
     "Url",
+    "embed",
     "errors",
     "list_models",
     "load_model",
@@ -38,6 +40,7 @@ __all__ = [
 # Loaded on first use: numpy is not needed to list names, torch only for ModelFromRegistry.
 _LAZY = {
     "Backbone": "runtime.backbone",
+    "embed": "runtime.embedding.run",
     "load_model": "runtime.load",
     "ModelFromRegistry": "runtime.model_from_registry",
 }

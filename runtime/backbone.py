@@ -146,6 +146,8 @@ class Backbone:
             "fallback": self._fallback,
             "measured": reason(self.backend, session.device.partition(":")[0], self._request.precision),
             "out_indices": None if self._request.canonical is None else list(self._request.canonical),
+            "image_size": self._request.size,
+            "options": dict(self._request.options),
             "weights": self._request.weights_key,
             "source": str(self._request.source) if self._request.source else None,
             "licence": spec.licence,

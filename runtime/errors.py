@@ -18,6 +18,7 @@
     │   ├── ArtifactCorruptError                 a published file is missing, cut, altered or out of place
     │   ├── ManifestError                        a manifest is invalid or from a newer release
     │   └── StoreError                           the artifacts folder cannot be written
+    ├── OutputError              (RuntimeError)  a folder of embeddings holds something else or cannot be written
     └── BuildError               (RuntimeError)
         ├── ExportError                          the exporter did not give a usable graph
         └── VerificationError                    the artifact's numbers are not the eager backbone's
@@ -91,6 +92,10 @@ class ManifestError(ArtifactError):
 
 class StoreError(ArtifactError):
     """The artifacts folder cannot be written."""
+
+
+class OutputError(BackboneError, RuntimeError):
+    """A folder of embeddings cannot be written: it holds something else, another run writes to it, the disk is full."""
 
 
 class BuildError(BackboneError, RuntimeError):

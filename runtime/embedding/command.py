@@ -1,0 +1,64 @@
+"""Command line: `python -m runtime.embed`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from runtime.arguments import join_negative
+from runtime.embedding import display
+from runtime.embedding.arguments import parser_of_embed
+from runtime.embedding.run import embed
+from runtime.embedding.summary import Summary
+from runtime.errors import BackboneError, DependencyError, OptionError, OutIndicesError, UnknownModelError
+
+# Mistakes in what was typed, or a package to install: before anything has begun.
+WRONG_USAGE = (DependencyError, OptionError, OutIndicesError, UnknownModelError)
+# What the command has beside the keywords of `runtime.embed`.
+OWN = ("model", "images", "allow_unreadable", "json", "option", "imports", "out_indices")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = parser_of_embed()
+    options = parser.parse_args(join_negative(sys.argv[1:] if arguments is None else list(arguments)))
+    try:
+        keywords = _keywords(options)
+        with display.bar(display.console()) as progress:
+            summary: Summary = embed(options.model, options.images, progress=progress, **keywords)
+    except (*WRONG_USAGE, ImportError) as error:
+        parser.error(str(error))
+    except BackboneError as error:
+        _say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted: what was published stays; run the same command with --resume to go on")
+        return 130
+    return _report(summary, options)
+
+
+def _keywords(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the keywords of `runtime.embed` that were given."""
+    for module in options.imports:
+        import_module(module)
+    given = {name: value for name, value in vars(options).items() if name not in OWN and value is not None}
+    (given["out_indices"],) = options.out_indices
+    if twice := [name for name, _ in options.option if name in given]:
+        raise OptionError(
+            f"--option {twice[0]}=...: {twice[0]} has an option of its own, --{twice[0].replace('_', '-')}."
+        )
+    return given | dict(options.option)
+
+
+def _report(summary: Summary, options: argparse.Namespace) -> int:
+    if options.json:
+        sys.stdout.write(json.dumps(summary.to_json(), sort_keys=True) + "\n")
+    else:
+        _say(display.text(summary))
+    return 1 if summary.unreadable > options.allow_unreadable else 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

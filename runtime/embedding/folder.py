@@ -1,0 +1,153 @@
+"""An output folder on disk: held by one run at a time, begun or gone on with, never half published.
+
+::
+
+    <out>/_embed.json                          what it was begun with
+          part-<piece>-<start>-<stop>.parquet  the rows of these tiles of a piece
+          _unreadable/part-...parquet          which of these tiles could not be read, and why
+          _maps.zarr                           feature maps, with out_indices
+
+A part is published by a rename, after all that belongs to it. What no part covers is not there: killed at any instant,
+the next run does it again. Names that begin with an underscore or a dot are no part of a Parquet dataset.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from runtime.embedding.parts import Part
+from runtime.embedding.record import Found, Mode, Record, decide
+from runtime.errors import DependencyError, OutputError
+
+RECORD = "_embed.json"
+UNREADABLE = "_unreadable"
+MAPS = "_maps.zarr"
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it: no other run may write to it meanwhile.
+
+    Raises:
+        OutputError: Another run holds it, or it cannot be written.
+        DependencyError: filelock is missing.
+    """
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError as error:
+        raise DependencyError("Writing needs filelock: pip install 'backbone-runtime[embed]'.") from error
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise OutputError(
+                f"Another run is writing to {folder}. Wait until it has ended, or choose another folder."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def enter(folder: Path, record: Record, mode: Mode, prepare: Callable[[], None]) -> None:
+    """Begin in a folder that is held, or go on; `prepare` makes what a folder has from its beginning.
+
+    Raises:
+        OutputError: See `record.decide`; or it cannot be written.
+    """
+    with output_errors(folder):
+        if decide(folder, _look(folder, mode), record, mode) == "begin":
+            _empty(folder)
+            prepare()
+            publish(folder / RECORD, lambda file: file.write(record.to_text().encode()))
+        else:
+            _clean(folder)
+
+
+def parts(folder: Path) -> list[Part]:
+    """Return what is published."""
+    return sorted(part for path in folder.iterdir() if (part := Part.parse(path.name)))
+
+
+def publish(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let `write` fill a file, and only then give it its name."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that renames in a folder outlast a power cut."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def output_errors(folder: Path) -> Iterator[None]:
+    """Turn the operating system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror or error}. The parts that were published are whole: free "
+            "space or mend the permissions, and run the same command with --resume."
+        ) from error
+
+
+def _look(folder: Path, mode: Mode) -> Found:
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    known = (RECORD, UNREADABLE, MAPS)
+    ours = [name for name in names if Part.parse(name)]
+    foreign = [name for name in names if name not in known and not Part.parse(name)]
+    record = _read(folder / RECORD, mode) if RECORD in names else None
+    return Found(record, len(ours), [] if RECORD in names else foreign)
+
+
+def _read(path: Path, mode: Mode) -> Record | None:
+    try:
+        return Record.from_text(path.read_text(encoding="utf-8"), path)
+    except OutputError:
+        if mode == "overwrite":  # it will be gone
+            return None
+        raise
+
+
+def _empty(folder: Path) -> None:
+    """Remove what runs have put there, what says of which run first: the rest is then nobody's."""
+    (folder / RECORD).unlink(missing_ok=True)
+    for part in parts(folder):
+        (folder / part.name).unlink()
+    for name in (UNREADABLE, MAPS):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    _clean(folder)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what a killed run left unpublished, and what it said of tiles that were not published."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink()
+    published = {part.name for part in parts(folder)}
+    if (folder / UNREADABLE).is_dir():
+        for path in (folder / UNREADABLE).iterdir():
+            if path.name not in published:
+                path.unlink()
