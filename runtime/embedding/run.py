@@ -14,6 +14,7 @@ from runtime.embedding.opening import Task, Wish, opened
 from runtime.embedding.output import Writer
 from runtime.embedding.parts import missing, total
 from runtime.embedding.record import Mode
+from runtime.embedding.served import describe
 from runtime.embedding.sources import Source, open_source
 from runtime.embedding.summary import Summary, Tally, summary
 from runtime.errors import OptionError
@@ -129,11 +130,13 @@ def embed(
     wish = Wish(Path(out), dtype, part_tiles, _mode(resume, overwrite))
     backbone = _backbone(model, options)
     speed = pace(backbone.device, batch_size, workers)
-    with opened(wish, backbone, images, speed) as task:
-        return _write(backbone, images, speed, task, progress or (lambda *_: None))
+    served = describe(backbone)
+    with opened(wish, served, images, speed) as task:
+        tally, seconds = _write(backbone, images, speed, task, progress or (lambda *_: None))
+        return summary(wish.folder, served, tally, seconds)
 
 
-def _write(backbone: Backbone, source: Source, pace: Pace, task: Task, progress: Progress) -> Summary:
+def _write(backbone: Backbone, source: Source, pace: Pace, task: Task, progress: Progress) -> tuple[Tally, float]:
     tally, started, to_do = Tally(), time.perf_counter(), total(task.ranges)
     batches = embed_ranges(backbone, source, task.ranges, pace)
     with interruptible() as interrupted, closing(batches), Writer(task.output, task.part_tiles) as writer:
@@ -143,7 +146,7 @@ def _write(backbone: Backbone, source: Source, pace: Pace, task: Task, progress:
             progress(tally.tiles, to_do)
             if interrupted():
                 break
-    return summary(task.output.folder, backbone, tally, time.perf_counter() - started)
+    return tally, time.perf_counter() - started
 
 
 def _backbone(model: str | Backbone, options: dict[str, Any]) -> Backbone:
