@@ -46,7 +46,7 @@ def batch(
 
 def seconds_per_tile(facts: Preprocessing, size: tuple[int, int], repeats: int = 30) -> dict[str, list[float]]:
     """Return the seconds of each of `repeats` turns on one CPU: `decode` a JPEG tile, `preprocess` it."""
-    jpegs = [_jpeg(tile) for tile in tiles(size, 10)]
+    jpegs = [jpeg(tile) for tile in tiles(size, 10)]
     known = _normalised(facts)
     seconds: dict[str, list[float]] = {"decode": [], "preprocess": []}
     for number in range(-3, repeats):
@@ -62,7 +62,8 @@ def seconds_per_tile(facts: Preprocessing, size: tuple[int, int], repeats: int =
     return seconds
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def jpeg(picture: Image.Image) -> bytes:
+    """Return a picture as a JPEG file."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=90)
     return file.getvalue()

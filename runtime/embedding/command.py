@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(join_negative(sys.argv[1:] if arguments is None else list(arguments)))
     try:
         keywords = _keywords(options)
-        with display.progress() as progress:
+        with display.bar(display.console()) as progress:
             summary: Summary = embed(options.model, options.images, progress=progress, **keywords)
     except (*WRONG_USAGE, ImportError) as error:
         parser.error(str(error))

@@ -9,16 +9,19 @@ from runtime.embedding.summary import Summary
 from runtime.machine import installed
 
 
-@contextlib.contextmanager
-def progress() -> Iterator[Progress | None]:
-    """Give what shows a bar with tiles per second and the time left; `None` where nobody watches."""
+def console() -> Any:
+    """Return the terminal's console, on standard error; `None` where rich is not installed."""
     if not installed("rich"):
-        yield None
-        return
+        return None
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
+    return Console(stderr=True, highlight=False)
+
+
+@contextlib.contextmanager
+def bar(console: Any) -> Iterator[Progress | None]:
+    """Give what shows a bar with tiles per second and the time left; `None` where nobody watches."""
+    if console is None or not console.is_terminal:
         yield None
         return
     from rich import progress as bars
@@ -31,17 +34,13 @@ def progress() -> Iterator[Progress | None]:
         bars.TimeRemainingColumn(),
     )
     with bars.Progress(*columns, console=console, transient=True) as shown:
-        yield _bar(shown)
+        task = shown.add_task("embedding", total=None, rate="")
 
+        def show(done: int, to_do: int | None) -> None:
+            speed = shown.tasks[0].speed
+            shown.update(task, completed=done, total=to_do, rate=f"{speed:,.1f} tiles/s" if speed else "")
 
-def _bar(shown: Any) -> Progress:
-    task = shown.add_task("embedding", total=None, rate="")
-
-    def show(done: int, to_do: int | None) -> None:
-        speed = shown.tasks[0].speed
-        shown.update(task, completed=done, total=to_do, rate=f"{speed:,.1f} tiles/s" if speed else "")
-
-    return show
+        yield show
 
 
 def text(summary: Summary) -> str:

@@ -1,0 +1,130 @@
+"""How much of bare inference's throughput `runtime.embed` reaches on a folder of JPEG tiles.
+
+Both run in one process on one loaded backbone, in turns: bare inference is the model called again and again with a
+batch that lies in memory; embedding reads, decodes and preprocesses files and writes a Parquet dataset, timed from the
+call to its return. The ratio is taken round by round. Models are built with random weights.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks import build_cost, pictures
+from benchmarks.contender import ratios
+from benchmarks.figure import Figure
+from benchmarks.figures import VIT_B, VIT_S, write_report
+from runtime import Backbone, embed, load_model
+
+GOAL = 0.9
+SIDE = 224
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How long and how often each side runs.
+
+    Attributes:
+        rounds: How many count, after one that does not.
+        seconds: What a turn takes, about.
+        workers: Threads that decode; `None` for embed's own choice.
+    """
+
+    rounds: int
+    seconds: float
+    workers: int | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the measurement; return 0 when the goal is reached for each model."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.embedding", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--models", nargs="*", default=(VIT_S, VIT_B), help="default: a ViT-S and a ViT-B")
+    parser.add_argument("--backend", default="onnx", help="default: onnx")
+    parser.add_argument("--precision", default="fp32", help="default: fp32")
+    parser.add_argument("--input", default="float32", help="float32 (the default) or uint8")
+    parser.add_argument("--artifacts", help="folder of artifacts (default: one that is removed again)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default: 5)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each turn, about (default: 20)")
+    parser.add_argument("--workers", type=int, help="threads that decode (default: embed's own choice)")
+    parser.add_argument("--name", default="embedding", help="name of the report (default: embedding)")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="backbone-embedding-") as folder:
+        made = [_measure(model, Path(folder), options) for model in options.models]
+    command = "python -m benchmarks.embedding " + " ".join(sys.argv[1:] if arguments is None else arguments)
+    write_report(made, options.name, command.strip())
+    return 0 if all(figure.reached for figure in made) else 1
+
+
+def _measure(model: str, folder: Path, options: argparse.Namespace) -> Figure:
+    artifacts = options.artifacts or str(folder / "artifacts")
+    forms = (f"--precision={options.precision}", f"--input={options.input}")
+    build_cost.run_build(model, artifacts, "--out-indices=none", "--format=onnx", *forms)
+    how = {"backend": options.backend, "precision": options.precision, "input": options.input}
+    with load_model(model, weights="random", artifacts=artifacts, on_fallback="error", **how) as backbone:
+        figure = measure(backbone, folder, Turns(options.rounds, options.seconds, options.workers))
+    print(f"{'reached' if figure.reached else 'MISSED '}  {figure.name}: {figure.measured}")
+    return figure
+
+
+def measure(backbone: Backbone, folder: Path, turns: Turns) -> Figure:
+    """Return the figure of one model; tiles and rows are written below `folder`."""
+    batch = backbone.preprocess(pictures.tiles((SIDE, SIDE), BATCH))
+    backbone(batch)
+    batches = max(2, round(turns.seconds / _bare(backbone, batch, 1)))
+    count = batches * BATCH
+    tiles = _folder(folder / f"tiles-{count}", count)
+    seconds: dict[str, list[float]] = {"bare": [], "embed": [], "starved": []}
+    for number in range(turns.rounds + 1):
+        bare = _bare(backbone, batch, batches)
+        started = time.perf_counter()
+        summary = embed(backbone, tiles, folder / "rows", batch_size=BATCH, workers=turns.workers, overwrite=True)
+        whole = time.perf_counter() - started
+        if summary.rows != count:
+            raise RuntimeError(f"{summary.rows} rows of {count} tiles")
+        if number:
+            for name, value in (("bare", bare), ("embed", whole), ("starved", summary.starved)):
+                seconds[name].append(value)
+    return _figure(backbone, count, seconds)
+
+
+def _bare(backbone: Backbone, batch: np.ndarray[Any, Any], times: int) -> float:
+    started = time.perf_counter()
+    for _ in range(times):
+        backbone(batch)
+    return time.perf_counter() - started
+
+
+def _folder(folder: Path, count: int) -> Path:
+    """Fill a folder with JPEG tiles of tissue."""
+    folder.mkdir(exist_ok=True)
+    jpegs = [pictures.jpeg(tile) for tile in pictures.tiles((SIDE, SIDE), 50)]
+    for number in range(count):
+        (folder / f"{number:07}.jpg").write_bytes(jpegs[number % len(jpegs)])
+    return folder
+
+
+def _figure(backbone: Backbone, count: int, seconds: dict[str, list[float]]) -> Figure:
+    low, middle, high = ratios(seconds["embed"], seconds["bare"])
+    rates = {name: count / median(seconds[name]) for name in ("bare", "embed")}
+    info = backbone.info
+    rounds, waited = len(seconds["bare"]), median(seconds["starved"])
+    return Figure(
+        name=f"{backbone.name}, {backbone.backend} {info['precision']} on {backbone.device}, input {info['input']}",
+        goal=f"embed at least {GOAL:.0%} of the throughput of bare inference",
+        reached=middle >= GOAL,
+        measured=f"{middle:.1%} ({low:.1%} to {high:.1%} over {rounds} rounds of {count} tiles; tiles/s: bare "
+        f"{rates['bare']:.1f}, embed {rates['embed']:.1f}; inference waited {waited:.1%} of the time)",
+        data={"model": backbone.name, "tiles": count, "seconds": seconds},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

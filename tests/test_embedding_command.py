@@ -1,0 +1,328 @@
+"""`python -m runtime.embed`: what it prints, how it ends, what an interrupt, a full disk and SIGKILL leave behind."""
+
+import contextlib
+import io
+import itertools
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from embedding_inputs import NAME, image_folder, table_of, tiny
+from PIL import Image
+from rich.console import Console
+
+from runtime.embedding import command, display
+from runtime.embedding.summary import Summary
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNT, BAD = 200, (7, 130)
+
+
+@dataclass
+class Ran:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return image_folder(tmp_path_factory.mktemp("input") / "tiles", COUNT, BAD)
+
+
+@pytest.fixture(scope="module")
+def ids() -> list[str]:
+    return [f"{number:06}.jpg" for number in range(COUNT) if number not in BAD]
+
+
+def model_of(built: Path) -> tuple[str, ...]:
+    return ("--backend", "onnx", "--weights", "random", "--artifacts", str(built), "--device", "cpu")
+
+
+def call(*arguments: object) -> Ran:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = command.main([str(a) for a in arguments])
+        except SystemExit as leave:
+            status = int(leave.code or 0)
+    return Ran(status, out.getvalue(), err.getvalue())
+
+
+def test_a_folder_of_images_becomes_a_parquet_dataset(built: Path, tiles: Path, tmp_path: Path, ids: list[str]) -> None:
+    ran = call(NAME, tiles, "--out", tmp_path / "out", *model_of(built))
+
+    assert ran.status == 1  # two of them cannot be read
+    assert ran.out == ""
+    assert f"198 rows in {tmp_path}/out: 200 tiles in" in ran.err
+    assert f"2 tiles could not be read: see {tmp_path}/out/_unreadable" in ran.err
+    rows = table_of(tmp_path / "out")
+    assert rows["id"].to_pylist() == ids
+    model, place = tiny(built), ids.index("000100.jpg")
+    expected = model(model.preprocess(Image.open(tiles / "000100.jpg")))[0]
+    np.testing.assert_array_equal(rows["embedding"][place].as_py(), expected)
+
+
+def test_the_summary_as_json(built: Path, tiles: Path, tmp_path: Path) -> None:
+    ran = call(NAME, tiles, "--out", tmp_path, *model_of(built), "--json", "--allow-unreadable", 2)
+
+    assert ran.status == 0
+    told = json.loads(ran.out)
+    assert {
+        name: told[name] for name in ("rows", "unreadable", "tiles", "backend", "device", "precision", "model")
+    } == {
+        "rows": 198,
+        "unreadable": 2,
+        "tiles": 200,
+        "backend": "onnx",
+        "device": "cpu",
+        "precision": "fp32",
+        "model": NAME,
+    }
+    assert told["seconds"] > 0
+    assert ran.err == ""
+
+
+def test_a_second_run_is_told_both_ways_to_go_on(built: Path, tiles: Path, tmp_path: Path) -> None:
+    call(NAME, tiles, "--out", tmp_path, *model_of(built))
+
+    again = call(NAME, tiles, "--out", tmp_path, *model_of(built))
+    resumed = call(NAME, tiles, "--out", tmp_path, *model_of(built), "--resume", "--json")
+
+    assert again.status == 1
+    assert again.err.startswith(f"error: {tmp_path} already holds 1 parts of this very run. Go on with --resume, or")
+    assert json.loads(resumed.out)["tiles"] == 0
+    assert resumed.status == 1  # what could not be read then is not here now either
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("test/nothing", "tiles", "--out", "out"), 2, "No backbone is registered as 'test/nothing'"),
+        ((NAME, "tiles"), 2, "the following arguments are required: --out"),
+        ((NAME, "tiles", "--out", "out", "--resume", "--overwrite"), 2, "leave one out"),
+        (
+            (NAME, "tiles", "--out", "out", "--option", "seed=1", "--seed", "1"),
+            2,
+            "seed has an option of its own, --seed",
+        ),
+        ((NAME, "tiles", "--out", "out", "--option", "speed=1"), 2, "got an unknown keyword: speed"),
+        ((NAME, "tiles", "--out", "out", "--out-indices", "-9"), 2, "-9 out of range"),
+        ((NAME, "tiles", "--out", "out", "--batch-size", "0"), 2, "'0' is not a number of at least 1"),
+        ((NAME, "tiles", "--out", "out", "--import", "no_such_module"), 2, "No module named 'no_such_module'"),
+        ((NAME, "nowhere", "--out", "out"), 1, "error: "),
+        (
+            (NAME, "tiles", "--out", "out", "--backend", "onnx", "--on-fallback", "error"),
+            1,
+            "error: No onnx artifact of",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line_and_by_the_status(
+    arguments: tuple[str, ...], status: int, said: str, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BACKBONE_ARTIFACTS", str(tmp_path / "artifacts"))
+    (tmp_path / "tiles").symlink_to(tiles)
+
+    ran = call(*arguments)
+
+    assert (ran.status, ran.out) == (status, "")
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    built: Path, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.embedding.opening.installed", lambda package: package != "pyarrow")
+
+    ran = call(NAME, tiles, "--out", tmp_path / "out", *model_of(built))
+
+    assert ran.status == 2
+    assert "Writing embeddings needs pyarrow: pip install 'backbone-runtime[embed]'" in ran.err
+
+
+def test_the_help_has_examples_and_statuses() -> None:
+    ran = call("--help")
+
+    assert ran.status == 0
+    assert "python -m runtime.embed pathology/kaiko_vits16 tiles/ --out embeddings/" in ran.out
+    assert "exit status: 0 every tile is embedded, 1 " in ran.out
+
+
+def test_progress_is_shown_on_a_terminal() -> None:
+    screen = io.StringIO()
+    with display.bar(Console(file=screen, force_terminal=True, width=100)) as progress:
+        assert progress is not None
+        for done in (64, 128, 192):
+            time.sleep(0.01)
+            progress(done, 1000)
+        time.sleep(0.2)
+    assert "192/1000" in screen.getvalue()
+    assert "tiles/s" in screen.getvalue()
+
+
+def test_where_nobody_watches_there_is_no_progress() -> None:
+    with display.bar(Console(file=io.StringIO())) as progress:
+        assert progress is None
+
+
+def test_the_summary_in_words() -> None:
+    summary = Summary("out", 1_234_567, 3, 1000, 12.34, 81.0, 0.126, "test/a", "onnx", "cuda:0", "fp16")
+    assert display.text(summary) == (
+        "1,234,567 rows in out: 1,000 tiles in 12.3 s, 81.0 tiles/s (test/a, onnx on cuda:0, fp16; inference waited "
+        "13% of the time)\n3 tiles could not be read: see out/_unreadable"
+    )
+
+
+def start(built: Path, tiles: Path, out: Path, *more: object, **options: Any) -> subprocess.Popen[str]:
+    """Start the command in a process of its own, with parts of few tiles, so that a signal meets it at work."""
+    arguments = [NAME, tiles, "--out", out, *model_of(built), "--batch-size", 4, "--part-tiles", 8, "--resume", *more]
+    line = [sys.executable, "-m", "runtime.embed", *map(str, arguments), "--import", "tiny_backbones"]
+    given: dict[str, Any] = {"cwd": ROOT, "stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(line, **given, **options)
+
+
+def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def parts(out: Path) -> int:
+    return len(list(out.glob("part-*")))
+
+
+def interruptible_again() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs inherit that it is ignored
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough tiles that a signal comes in time."""
+    return image_folder(tmp_path_factory.mktemp("input") / "many", 4000, BAD)
+
+
+def many_ids() -> list[str]:
+    return [f"{number:06}.jpg" for number in range(4000) if number not in BAD]
+
+
+def test_an_interrupt_ends_with_status_130_and_a_folder_to_go_on_with(built: Path, many: Path, tmp_path: Path) -> None:
+    with start(built, many, tmp_path, preexec_fn=interruptible_again) as process:
+        until(lambda: parts(tmp_path) > 2, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+
+    assert (process.returncode, out) == (130, "")
+    assert err == "interrupted: what was published stays; run the same command with --resume to go on\n"
+    done = table_of(tmp_path)["id"].to_pylist()
+    assert 0 < len(done) < 3998
+    assert call(NAME, many, "--out", tmp_path, *model_of(built), "--resume", "--allow-unreadable", 2).status == 0
+    assert table_of(tmp_path)["id"].to_pylist() == many_ids()
+
+
+def test_killed_twice_and_resumed_every_row_is_there_once(built: Path, many: Path, tmp_path: Path) -> None:
+    for more in (3, 5):
+        before = parts(tmp_path)
+        with start(built, many, tmp_path) as process:
+            until(lambda: parts(tmp_path) > before + more, process)  # noqa: B023  (called at once)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+
+    ran = call(NAME, many, "--out", tmp_path, *model_of(built), "--resume", "--json", "--allow-unreadable", 2)
+
+    assert ran.status == 0, ran.err
+    assert json.loads(ran.out)["rows"] == 3998
+    assert 0 < json.loads(ran.out)["tiles"] < 4000
+    assert table_of(tmp_path)["id"].to_pylist() == many_ids()
+
+
+def test_a_full_disk_is_an_error_and_the_run_goes_on_later(built: Path, many: Path, tmp_path: Path) -> None:
+    def no_file_over_10_kb() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    with start(built, many, tmp_path) as process:
+        until(lambda: parts(tmp_path) > 2, process)
+        process.kill()
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("part-*")}
+
+    # A part of 8 rows takes 4 kB, one of 80 does not fit.
+    with start(built, many, tmp_path, "--part-tiles", 80, preexec_fn=no_file_over_10_kb) as process:
+        out, err = process.communicate(timeout=120)
+
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith(
+        f"error: {tmp_path} cannot be written: File too large. The parts that were published are whole"
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("part-*")} == before
+    assert not list(tmp_path.glob(".part-*"))
+    assert call(NAME, many, "--out", tmp_path, *model_of(built), "--resume", "--allow-unreadable", 2).status == 0
+    assert table_of(tmp_path)["id"].to_pylist() == many_ids()
+
+
+@pytest.mark.heavy
+def test_killed_at_ten_random_moments_and_resumed_every_row_is_there_once(
+    built: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    count = 100_000
+    tiles = image_folder(tmp_path_factory.mktemp("input") / "tiles", count, BAD)
+    moments = random.Random(5)
+    options = ("--batch-size", 32, "--part-tiles", 256)
+    for _ in range(10):
+        before = parts(tmp_path)
+        with start(built, tiles, tmp_path, *options) as process:
+            until(lambda: parts(tmp_path) > before, process)  # noqa: B023  (called at once)
+            time.sleep(moments.uniform(0, 1.5))
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+
+    ran = call(NAME, tiles, "--out", tmp_path, *model_of(built), "--resume", "--json", "--allow-unreadable", 2)
+
+    assert ran.status == 0, ran.err
+    assert 0 < json.loads(ran.out)["tiles"] < count
+    ids = table_of(tmp_path)["id"].to_pylist()
+    assert ids == [f"{number:06}.jpg" for number in range(count) if number not in BAD]
+
+
+@pytest.mark.heavy
+def test_memory_does_not_grow_after_the_first_5000_tiles(
+    built: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    count = 100_000
+    tiles = image_folder(tmp_path_factory.mktemp("input") / "tiles", count)
+    with start(built, tiles, tmp_path, "--batch-size", 32, "--part-tiles", 1024) as process:
+        measured = list(resident(process, tmp_path, every=5))
+        _, err = process.communicate()
+
+    assert process.returncode == 0, err
+    early = [size for done, size in measured if 5_000 <= done < 20_000]
+    late = [size for done, size in measured if done >= 60_000]
+    assert early
+    assert late
+    assert max(late) < max(early) + 16e6, measured
+
+
+def resident(process: subprocess.Popen[str], out: Path, every: int) -> Iterator[tuple[int, int]]:
+    """Yield how many tiles are published and the process's resident bytes, after every few parts."""
+    watched = psutil.Process(process.pid)
+    for number in itertools.count(every, every):
+        while process.poll() is None and parts(out) < number:
+            time.sleep(0.05)
+        if process.poll() is not None:
+            return
+        yield 1024 * number, watched.memory_info().rss
