@@ -134,6 +134,8 @@ def _glob(pattern: str) -> tuple[Path, Iterator[Entry]]:
 
 def _range(pattern: str) -> tuple[Path, Iterator[Entry]]:
     paths = [Path(path) for path in expand_range(pattern)]
+    if not paths:
+        raise InputError(f"{pattern} names no file: a range goes from the smaller number to the larger.")
     if missing := [path for path in paths if not path.is_file()]:
         raise InputError(
             f"{pattern} names {len(paths)} files, and {len(missing)} of them do not exist: "

@@ -131,6 +131,15 @@ def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
         key, extension = split_name(member.name)
         if extension and not member.isdir():
             yield key, extension, member
+    _check_end(tar)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Tell the end from damage: tarfile takes a header that it cannot read for the end."""
+    assert tar.fileobj is not None  # it is open
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("no header and no end mark; it is damaged, was cut short or is still being written")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | UnreadableImageError:
