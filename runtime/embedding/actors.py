@@ -79,7 +79,7 @@ def _cpus(nodes: Sequence[Node], gpus: int) -> int:
     """Return CPUs of an actor such that the smallest node is used up."""
     if gpus:
         shares = [int(node.cpus // node.gpus) for node in nodes if node.gpus >= 1]
-        return max(1, min([MOST_CPUS_OF_A_GPU, *shares]))
+        return max(1, min([MOST_CPUS_OF_A_GPU, *shares])) if shares else 1
     smallest = min((int(n.cpus) for n in nodes if n.cpus >= 1), default=1)
     return smallest // -(-smallest // MOST_CPUS)
 

@@ -34,7 +34,8 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
-        raise ClusterError(_no_cluster(address or "this machine", str(error))) from error
+        cause = error.__cause__ or error.__context__ or error  # what Ray says itself is only that it failed
+        raise ClusterError(_no_cluster(address or "this machine", str(cause))) from error
     try:
         yield
     finally:

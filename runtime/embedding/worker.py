@@ -62,12 +62,14 @@ class Outcome:
 
 
 class Worker:
-    """An actor: loads the model when the first range comes. `job` is a reference to a Job in Ray's object store."""
+    """An actor: loads the model when the first range comes. `job` is a Job, or a reference to one in Ray's store."""
 
     def __init__(self, job: Any) -> None:
-        import ray
+        if not isinstance(job, Job):
+            import ray
 
-        self._job: Job = ray.get(job)
+            job = ray.get(job)
+        self._job: Job = job
         self._backbone: Backbone | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
