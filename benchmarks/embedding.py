@@ -80,7 +80,7 @@ def measure(backbone: Backbone, folder: Path, turns: Turns) -> Figure:
     backbone(batch)
     batches = max(2, round(turns.seconds / _bare(backbone, batch, 1)))
     count = batches * BATCH
-    tiles = _folder(folder / f"tiles-{count}", count)
+    tiles = image_folder(folder / f"tiles-{count}", count)
     seconds: dict[str, list[float]] = {"bare": [], "embed": [], "starved": []}
     for number in range(turns.rounds + 1):
         bare = _bare(backbone, batch, batches)
@@ -102,7 +102,7 @@ def _bare(backbone: Backbone, batch: np.ndarray[Any, Any], times: int) -> float:
     return time.perf_counter() - started
 
 
-def _folder(folder: Path, count: int) -> Path:
+def image_folder(folder: Path, count: int) -> Path:
     """Fill a folder with JPEG tiles of tissue."""
     folder.mkdir(exist_ok=True)
     jpegs = [pictures.jpeg(tile) for tile in pictures.tiles((SIDE, SIDE), 50)]
