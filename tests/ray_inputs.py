@@ -41,8 +41,8 @@ class Watched:
         return self.pieces_.fingerprint()
 
     def workers(self) -> list[int]:
-        """Return who has read, but for the process that asks: the first first."""
-        found = sorted(self.notes.iterdir(), key=lambda path: path.stat().st_ctime_ns)
+        """Return who has read, but for the process that asks: who read last comes last."""
+        found = sorted(self.notes.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         return [int(path.name) for path in found if path.name != str(os.getpid())]
 
 
