@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks import build_cost
 from benchmarks.contender import ratios
@@ -95,8 +96,14 @@ def _cluster(cores: Sequence[int]) -> Iterator[str]:
     }
     from ray.cluster_utils import Cluster
 
-    common = {"object_store_memory": STORE, "include_dashboard": False, "node_ip_address": "127.0.0.1", "num_gpus": 0}
-    made, every = Cluster(), os.sched_getaffinity(0)
+    common: dict[str, Any] = {
+        "object_store_memory": STORE,
+        "include_dashboard": False,
+        "node_ip_address": "127.0.0.1",
+        "num_gpus": 0,
+    }
+    starter: Any = Cluster  # without annotations
+    made, every = starter(), os.sched_getaffinity(0)
     try:
         made.add_node(num_cpus=0, **common)
         for core in cores:

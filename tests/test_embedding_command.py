@@ -5,7 +5,9 @@ import io
 import itertools
 import json
 import random
+import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +24,9 @@ from embedding_inputs import NAME, image_folder, table_of, tiny
 from PIL import Image
 from rich.console import Console
 
+from runtime.arguments import join_negative
 from runtime.embedding import command, display
+from runtime.embedding.arguments import parser_of_embed
 from runtime.embedding.summary import Summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -326,3 +330,18 @@ def resident(process: subprocess.Popen[str], out: Path, every: int) -> Iterator[
         if process.poll() is not None:
             return
         yield 1024 * number, watched.memory_info().rss
+
+
+def test_every_command_of_the_page_is_understood_and_every_option_of_it_exists() -> None:
+    page = (ROOT / "docs" / "embed.md").read_text()
+    commands = re.findall(r"^\$ python -m runtime\.embed ([^#\n]+)", page, re.MULTILINE)
+    assert len(commands) == 3
+    for line in commands:
+        parser_of_embed().parse_args(join_negative(shlex.split(line)))
+    known = {option for action in parser_of_embed()._actions for option in action.option_strings}
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", page)) <= known
+
+
+def test_the_page_names_every_field_of_the_summary() -> None:
+    page = (ROOT / "docs" / "embed.md").read_text()
+    assert [field for field in Summary.__dataclass_fields__ if f"`{field}`" not in page] == []

@@ -1,7 +1,10 @@
 """runtime.embed: every readable tile once, with the numbers that the model gives; folders that are gone on with."""
 
 import json
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +19,12 @@ from embedding_inputs import NAME, Pieces, embeddings_of, expected, pixels, tabl
 
 import runtime
 from runtime.backbone import Backbone
+from runtime.embedding.engine import Pace
+from runtime.embedding.opening import Wish, opened
+from runtime.embedding.parts import split
+from runtime.embedding.served import describe
 from runtime.embedding.tile import Piece, Tile
+from runtime.embedding.work import carry_out
 from runtime.errors import InputError, OptionError, OutputError
 
 MADE = Pieces({"a b/c": 70, "d": 5, "e": 0}, bad=frozenset({"a b/c/3", "d/4"}))
@@ -91,6 +99,15 @@ def test_parts_hold_whole_batches_and_as_many_tiles_as_asked(model: Backbone, tm
         "part-a%20b%2Fc-0000000048-0000000070-end.parquet",
         "part-d-0000000000-0000000005-end.parquet",
     ]
+
+
+def test_numbers_are_stored_so_that_they_shrink(model: Backbone, tmp_path: Path) -> None:
+    run(model, Pieces({"a": 600}), tmp_path, part_tiles=600)
+
+    column = pq.ParquetFile(next(tmp_path.glob("part-*"))).metadata.row_group(0).column(1)
+    assert column.path_in_schema == "embedding.list.element"
+    assert "BYTE_STREAM_SPLIT" in column.encodings
+    assert column.total_compressed_size < 0.9 * column.num_values * 4
 
 
 def test_half_precision_is_stored_on_request(model: Backbone, tmp_path: Path) -> None:
@@ -182,9 +199,25 @@ def test_what_a_killed_run_left_is_cleaned_up(model: Backbone, tmp_path: Path) -
     left = tmp_path / f".{part.name}.77.tmp"
     left.write_bytes(b"PAR1")
 
-    assert run(model, MADE, tmp_path, part_tiles=8, batch_size=4, resume=True).unreadable == 2
+    assert run(model, MADE, tmp_path, part_tiles=4, batch_size=4, resume=True).unreadable == 2
     assert not left.exists()
+    listed = pyarrow.dataset.dataset(tmp_path / "_unreadable").to_table()["id"].to_pylist()
+    assert listed == ["a b/c/3", "d/4"]
     assert table_of(tmp_path)["id"].to_pylist() == MADE.ids
+
+
+def test_workers_share_a_task(model: Backbone, tmp_path: Path) -> None:
+    speed = Pace(8, 1)
+    with opened(Wish(tmp_path, part_tiles=16), describe(model), MADE, speed) as task:
+        shares = [replace(task, ranges=(one,)) for one in split(task.ranges, 2 * task.part_tiles)]
+        assert len(shares) == 4
+        for share in [*reversed(shares), shares[1]]:  # in any order, one of them twice, each as it is sent to a worker
+            again, backbone, source = pickle.loads(pickle.dumps((share, model, MADE)))
+            carry_out(backbone, source, again, speed, lambda rows: False)
+
+    assert table_of(tmp_path)["id"].to_pylist() == MADE.ids
+    np.testing.assert_array_equal(embeddings_of(tmp_path), expected(model, MADE.ids))
+    assert run(model, MADE, tmp_path, resume=True).tiles == 0
 
 
 def test_another_input_or_model_is_refused(model: Backbone, built: Path, tmp_path: Path) -> None:
@@ -258,9 +291,15 @@ def test_progress_tells_what_is_done_and_to_do(model: Backbone, tmp_path: Path) 
     assert told[-1] == (75, None)
 
 
-def test_an_interrupt_finishes_the_batch_and_publishes_it(model: Backbone, tmp_path: Path) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def handler() -> Iterator[Any]:
+    """Python's own handling of Ctrl-C: background jobs inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
+
+def test_an_interrupt_finishes_the_batch_and_publishes_it(model: Backbone, tmp_path: Path, handler: Any) -> None:
     def interrupt(done: int, to_do: int | None) -> None:
         if done == 24:
             signal.raise_signal(signal.SIGINT)
@@ -274,7 +313,7 @@ def test_an_interrupt_finishes_the_batch_and_publishes_it(model: Backbone, tmp_p
     assert table_of(tmp_path)["id"].to_pylist() == MADE.ids
 
 
-def test_a_second_interrupt_does_not_wait(model: Backbone, tmp_path: Path) -> None:
+def test_a_second_interrupt_does_not_wait(model: Backbone, tmp_path: Path, handler: Any) -> None:
     def interrupt(done: int, to_do: int | None) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -330,3 +369,13 @@ def test_what_takes_no_pictures_says_so_before_anything_is_read(tmp_path: Path) 
     with pytest.raises(InputError, match="this backbone takes volumes"):
         runtime.embed("test/volumes", MADE, tmp_path / "out", backend="eager", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_only_yielded_needs_nothing_that_writes() -> None:
+    code = """
+import sys, runtime
+assert callable(runtime.embed), runtime.embed
+print([name for name in ("pyarrow", "zarr", "filelock", "rich", "torch", "ray") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

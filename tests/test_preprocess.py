@@ -8,7 +8,7 @@ from torchvision import transforms
 from runtime import load_model
 from runtime.errors import InputError
 from runtime.facts import HALF, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from runtime.preprocess import preprocess
+from runtime.preprocess import normalise, preprocess
 
 FACTS = Preprocessing(size=32, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 GREY = Preprocessing(size=32, channels=1, mean=(0.4,), std=(0.3,))
@@ -168,3 +168,15 @@ def test_a_loaded_backbone_prepares_images_for_itself(options: dict, size: tuple
 
     np.testing.assert_array_equal(prepared, preprocess([picture(), picture(90, 70)], facts, size))
     assert model(prepared).shape == (2, 48)
+
+
+def test_normalising_in_place_gives_the_formula_to_the_bit() -> None:
+    facts = Preprocessing(size=8, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    mean, std = np.float32(facts.mean), np.float32(facts.std)
+
+    expected = ((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
+    made = normalise(images, facts)
+
+    np.testing.assert_array_equal(made, expected)
+    assert made.flags.c_contiguous

@@ -274,6 +274,7 @@ def test_the_public_names_are_these() -> None:
         "ModelFromRegistry",
         "Preprocessing",
         "Url",
+        "embed",
         "errors",
         "list_models",
         "load_model",

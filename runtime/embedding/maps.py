@@ -89,6 +89,8 @@ def write(path: Path, layout: Layout, rows: Rows) -> None:
         whole: NDArray[Any] = np.full((stop - start, *output.shape[1:]), np.nan, layout.dtype)
         whole[rows.place.tiles - rows.place.start] = cast(output, layout.dtype)
         array: Any = group[f"map_{number}"]
+        # Else zarr reads what a killed run left there, and stumbles over what a power cut left of it.
+        _file(path, number, start // layout.batch).unlink(missing_ok=True)
         array[start:stop] = whole
 
 
@@ -103,8 +105,12 @@ def sync(path: Path, layout: Layout, rows: Sequence[Rows]) -> None:
     files = {int(row) // layout.batch for row in places(layout, rows)}
     for number in range(len(layout.shapes)):
         for file in files:
-            descriptor = os.open(path / f"map_{number}" / f"c.{file}.0.0.0", os.O_RDONLY)
+            descriptor = os.open(_file(path, number, file), os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _file(path: Path, number: int, file: int) -> Path:
+    return path / f"map_{number}" / f"c.{file}.0.0.0"

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -13,12 +12,12 @@ from runtime.embedding.cluster import Cluster, check_engine, embed_on_cluster, r
 from runtime.embedding.engine import Pace, embed_ranges, pace
 from runtime.embedding.interruption import interruptible
 from runtime.embedding.opening import Task, Wish, opened
-from runtime.embedding.output import Writer
 from runtime.embedding.parts import missing, total
 from runtime.embedding.record import Mode
 from runtime.embedding.served import describe
 from runtime.embedding.sources import Source, open_source
 from runtime.embedding.summary import Summary, Tally, summary
+from runtime.embedding.work import carry_out
 from runtime.errors import OptionError
 from runtime.load import load_model
 
@@ -162,14 +161,14 @@ def embed(
 
 def _write(backbone: Backbone, source: Source, pace: Pace, task: Task, progress: Progress) -> tuple[Tally, float]:
     tally, started, to_do = Tally(), time.perf_counter(), total(task.ranges)
-    batches = embed_ranges(backbone, source, task.ranges, pace)
-    with interruptible() as interrupted, closing(batches), Writer(task.output, task.part_tiles) as writer:
-        for rows in batches:
-            writer.add(rows)
+    with interruptible() as interrupted:
+
+        def seen(rows: Rows) -> bool:
             tally.add(rows)
             progress(tally.tiles, to_do)
-            if interrupted():
-                break
+            return interrupted()
+
+        carry_out(backbone, source, task, pace, seen)
     return tally, time.perf_counter() - started
 
 

@@ -10,7 +10,6 @@ import socket
 import traceback
 import warnings
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,14 @@ from typing import Any
 import numpy as np
 
 from runtime.backbone import Backbone
-from runtime.embedding.engine import Pace, embed_ranges
-from runtime.embedding.output import Output, Writer
+from runtime.embedding.batch import Rows
+from runtime.embedding.engine import Pace
+from runtime.embedding.opening import Task
+from runtime.embedding.output import Output
 from runtime.embedding.parts import Part, Range, key_of, split
 from runtime.embedding.served import Served, describe
 from runtime.embedding.sources import Source
+from runtime.embedding.work import carry_out
 from runtime.errors import BackboneError, ClusterError, InputError, OutputError
 from runtime.load import serve
 from runtime.request import Request
@@ -117,13 +119,15 @@ def embed_range(backbone: Backbone, job: Job, one: Range) -> Outcome:
     tiles = 0 if one.stop is None else one.stop - one.start - todo
     tiles += sum(r.start - one.start for r in rest if r.stop is None)
     waited = 0.0
-    batches = embed_ranges(backbone, job.source, rest, job.pace)
-    with closing(batches), Writer(job.output, job.part_tiles) as writer:
-        for rows in batches:
-            _check_staging(job)
-            writer.add(rows)
-            tiles += rows.place.stop - rows.place.start
-            waited += rows.waited
+
+    def seen(rows: Rows) -> bool:
+        nonlocal tiles, waited
+        tiles += rows.place.stop - rows.place.start
+        waited += rows.waited
+        _check_staging(job)
+        return False
+
+    carry_out(backbone, job.source, Task(job.output, tuple(rest), job.part_tiles), job.pace, seen)
     return Outcome(tiles, waited)
 
 

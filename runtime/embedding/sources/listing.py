@@ -1,4 +1,4 @@
-"""The files at a place, sorted: a folder with all below it, a glob, a range of names. A million names take 100 MB."""
+"""The files at a place, sorted: a folder with all below it, a glob, a range of names. A million take 50 MB."""
 
 import glob
 import hashlib
@@ -60,17 +60,21 @@ def find_files(path: str | Path, *, slides: bool) -> tuple[Kind, Listing]:
     except OSError as error:
         raise InputError(f"{path} cannot be listed: {error}") from error
     kind = choose(Found(str(path), {kind: sum(map(len, chunks)) for kind, chunks in kinds.items()}, others))
-    table = pa.Table.from_batches(kinds[kind])
-    order = pc.sort_indices(table, sort_keys=[("name", "ascending")])
-    names, sizes = (_whole(column) for column in table.take(order).columns)
-    again = pc.equal(names[1:], names[:-1])  # `**/**` matches a file more than once
-    once = pa.concat_arrays([pa.array([True]), pc.invert(again)])
+    names, sizes = _sorted(kinds.pop(kind))
     # Absolute: a worker may read from another working directory.
-    return kind, Listing(root.absolute(), names.filter(once), sizes.filter(once))
+    return kind, Listing(root.absolute(), names, sizes)
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks)
+def _sorted(batches: list[pa.RecordBatch]) -> tuple[pa.Array, pa.Array]:
+    table = pa.Table.from_batches(batches).combine_chunks()
+    batches.clear()  # what is not held any more need not be held twice
+    table = table.take(pc.sort_indices(table, sort_keys=[("name", "ascending")]))
+    names, sizes = (pa.concat_arrays(column.chunks) for column in table.columns)
+    again = pc.equal(names[1:], names[:-1])  # `**/**` matches a file more than once
+    if pc.any(again).as_py():
+        once = pa.concat_arrays([pa.array([True]), pc.invert(again)])
+        names, sizes = names.filter(once), sizes.filter(once)
+    return names, sizes
 
 
 def _entries(path: str) -> tuple[Path, Iterator[Entry]]:
