@@ -117,7 +117,11 @@ def test_an_interrupt_stops_the_run_with_status_130_and_it_can_be_gone_on_with(
 ) -> None:
     tiles = image_folder(tmp_path / "tiles", 2000)
     driver = subprocess.Popen(
-        command(nodes, built, tiles, tmp_path / "out"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        command(nodes, built, tiles, tmp_path / "out"),
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     _wait_for_parts(tmp_path / "out", 2, driver)
     driver.send_signal(signal.SIGINT)
