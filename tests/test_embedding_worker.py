@@ -94,7 +94,7 @@ def test_whoever_comes_after_the_end_of_the_run_publishes_nothing(model: Backbon
         rest = (staging, task.part_tiles, None)
         late = Job(request_for("test/tiny_vit"), MADE, task.ranges, PACE, output, *rest)
 
-        with pytest.raises(OutputError, match="the run is over|cannot be written"):
+        with pytest.raises(OutputError, match=r"the run is over|cannot be written"):
             embed_range(model, late, task.ranges[0])
         with pytest.raises(OutputError, match="cannot be written"):
             late.output.publish(list(embed_ranges(model, MADE, task.ranges, PACE)))
