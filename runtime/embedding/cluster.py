@@ -163,8 +163,9 @@ def outcomes(job: Job, actors: Actors) -> Generator[Outcome, None, None]:
             num_cpus=actors.cpus,
             num_gpus=actors.gpus,
         )
-        for row in done.iter_rows():
-            yield pickle.loads(row["outcome"])
+        # Nothing fetched ahead: an outcome would wait for the next one.
+        for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
+            yield from map(pickle.loads, batch["outcome"])
 
 
 def _witness(source: Source, ranges: tuple[Range, ...]) -> Path | None:
