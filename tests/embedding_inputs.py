@@ -22,7 +22,7 @@ class Pieces:
     """A source of tiles drawn from their numbers.
 
     `counts` are the tiles of each piece; `bad` cannot be read; `coarse` says that only reading tells how many there
-    are; at tile `breaks` reading fails, as of a disk that is gone.
+    are; at tile `breaks` reading fails, as of a disk that is gone. `read` notes what is opened.
     """
 
     counts: Mapping[str, int]
@@ -38,11 +38,11 @@ class Pieces:
         return [Piece(name, None if self.coarse else count) for name, count in self.counts.items()]
 
     def tiles(self, piece: Piece, start: int = 0) -> Iterator[Tile]:
+        self.read.append(f"{piece.name} from {start}")
         for number in range(start, self.counts[piece.name] - self.fewer):
             id = f"{piece.name}/{number}"
             if id == self.breaks:
                 raise OSError(5, "Input/output error")
-            self.read.append(id)
             where = {"x": 10 * number, "y": 0, "size": 32, "mpp": 0.5} if self.slides else None
             yield Tile(id, UnreadableImageError("it is empty (0 bytes)") if id in self.bad else pixels(id), where)
 

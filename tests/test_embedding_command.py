@@ -280,6 +280,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_later(built: Path, many: Pa
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(1800)
 def test_killed_at_ten_random_moments_and_resumed_every_row_is_there_once(
     built: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
@@ -304,6 +305,7 @@ def test_killed_at_ten_random_moments_and_resumed_every_row_is_there_once(
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(1800)
 def test_memory_does_not_grow_after_the_first_5000_tiles(
     built: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
