@@ -77,7 +77,7 @@ def drive(given: dict[str, Any]) -> subprocess.Popen[str]:
 
 def answer(driver: subprocess.Popen[str]) -> dict[str, Any]:
     """Return what a driver tells at its end."""
-    out, err = driver.communicate(timeout=240)
+    out, err = driver.communicate(timeout=600)
     assert driver.returncode == 0, err
     told: dict[str, Any] = json.loads(out.splitlines()[-1])
     return told
