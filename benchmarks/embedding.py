@@ -82,7 +82,7 @@ def measure(backbone: Backbone, folder: Path, turns: Turns) -> Figure:
     backbone(batch)
     batches = max(2, round(turns.seconds / _bare(backbone, batch, 1)))
     count = batches * BATCH
-    tiles = _folder(folder / f"tiles-{count}", count)
+    tiles = image_folder(folder / f"tiles-{count}", count)
     turns_of: dict[str, Callable[[], float]] = {
         "bare": lambda: _bare(backbone, batch, batches),
         "embed": lambda: _embed(backbone, tiles, folder / "rows", turns.workers),
@@ -114,7 +114,7 @@ def _embed(backbone: Backbone, tiles: Path, out: Path, workers: int | None) -> f
     return summary.starved
 
 
-def _folder(folder: Path, count: int) -> Path:
+def image_folder(folder: Path, count: int) -> Path:
     """Fill a folder with JPEG tiles of tissue."""
     folder.mkdir(exist_ok=True)
     jpegs = [pictures.jpeg(tile) for tile in pictures.tiles((SIDE, SIDE), 50)]

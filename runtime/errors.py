@@ -19,6 +19,7 @@
     │   ├── ManifestError                        a manifest is invalid or from a newer release
     │   └── StoreError                           the artifacts folder cannot be written
     ├── OutputError              (RuntimeError)  a folder of embeddings holds something else or cannot be written
+    ├── ClusterError             (RuntimeError)  Ray does not answer, has no room, or lost what it was working on
     └── BuildError               (RuntimeError)
         ├── ExportError                          the exporter did not give a usable graph
         └── VerificationError                    the artifact's numbers are not the eager backbone's
@@ -96,6 +97,10 @@ class StoreError(ArtifactError):
 
 class OutputError(BackboneError, RuntimeError):
     """A folder of embeddings cannot be written: it holds something else, another run writes to it, the disk is full."""
+
+
+class ClusterError(BackboneError, RuntimeError):
+    """A Ray cluster does not answer, has no room for what was asked, or failed at its work more than once too often."""
 
 
 class BuildError(BackboneError, RuntimeError):

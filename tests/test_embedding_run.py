@@ -22,6 +22,7 @@ from runtime.backbone import Backbone
 from runtime.embedding.engine import Pace
 from runtime.embedding.opening import Wish, opened
 from runtime.embedding.parts import split
+from runtime.embedding.served import describe
 from runtime.embedding.tile import Piece, Tile
 from runtime.embedding.work import carry_out
 from runtime.errors import InputError, OptionError, OutputError
@@ -207,7 +208,7 @@ def test_what_a_killed_run_left_is_cleaned_up(model: Backbone, tmp_path: Path) -
 
 def test_workers_share_a_task(model: Backbone, tmp_path: Path) -> None:
     speed = Pace(8, 1)
-    with opened(Wish(tmp_path, part_tiles=16), model, MADE, speed) as task:
+    with opened(Wish(tmp_path, part_tiles=16), describe(model), MADE, speed) as task:
         shares = [replace(task, ranges=(one,)) for one in split(task.ranges, 2 * task.part_tiles)]
         assert len(shares) == 4
         for share in [*reversed(shares), shares[1]]:  # in any order, one of them twice, each as it is sent to a worker

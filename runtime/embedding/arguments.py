@@ -3,6 +3,7 @@
 import argparse
 
 from runtime.arguments import image_size, option, out_indices, positive
+from runtime.embedding.cluster import ENGINES
 from runtime.embedding.table import DTYPES
 from runtime.manifest import INPUTS, PRECISIONS
 from runtime.request import BACKENDS, ON_FALLBACK
@@ -13,6 +14,7 @@ EPILOG = """examples:
   python -m runtime.embed pathology/mahmood_uni "shards/train-{000..099}.tar" --out uni/ --precision fp16
   python -m runtime.embed pathology/kaiko_vitb16 slides/ --mpp 0.5 --out slides-vitb16/
   python -m runtime.embed pathology/kaiko_vits16 tiles/ --out maps/ --out-indices 4    # feature maps, as Zarr
+  python -m runtime.embed pathology/kaiko_vitb16 /data/tiles --out /data/vitb16 --engine ray --address 10.0.0.5:6379
 
 exit status: 0 every tile is embedded, 1 tiles could not be read (the others are embedded, these are listed in
 DIR/_unreadable) or something failed, 2 wrong usage or a missing package, 130 interrupted (go on with --resume)."""
@@ -32,6 +34,7 @@ def parser_of_embed() -> argparse.ArgumentParser:
     _add_output(parser.add_argument_group("output"))
     _add_input(parser.add_argument_group("input"))
     _add_model(parser.add_argument_group("model"))
+    _add_cluster(parser.add_argument_group("cluster"))
     add("--batch-size", type=positive, metavar="N", help="images at once (default: 32, on GPUs 128)")
     add("--workers", type=positive, metavar="N", help="threads that decode (default: one per CPU, at most 16)")
     add("--json", action="store_true", help="print the summary as one JSON object on standard output")
@@ -86,3 +89,11 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="any other keyword of load_model, or of the backbone itself (repeatable; VALUE as JSON)",
     )
     add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers further backbones")
+
+
+def _add_cluster(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--engine", choices=ENGINES, help="local (default), or ray: actors that all see INPUT and DIR at these paths")
+    add("--address", metavar="HOST:PORT", help="of the Ray cluster's head (default: the one running here, else none)")
+    add("--actors", type=positive, metavar="N", help="how many (default: what fits: one per GPU, or per 8 CPUs)")
+    add("--cpus-per-actor", type=positive, metavar="N", help="threads of an actor's session (default: share of a node)")

@@ -6,6 +6,7 @@
           part-<piece>-<start>-<stop>.parquet  the rows of these tiles of a piece
           _unreadable/part-...parquet          which of these tiles could not be read, and why
           _maps.zarr                           feature maps, with out_indices
+          .run-<token>                         what the workers of a cluster have not yet published
 
 A part is published by a rename, after all that belongs to it. What no part covers is not there: killed at any instant,
 the next run does it again. Names that begin with an underscore or a dot are no part of a Parquet dataset.
@@ -13,6 +14,7 @@ the next run does it again. Names that begin with an underscore or a dot are no 
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ RECORD = "_embed.json"
 UNREADABLE = "_unreadable"
 MAPS = "_maps.zarr"
 LOCK = ".lock"
+_STAGING, _GONE = ".run-", ".gone-"
 
 
 @contextlib.contextmanager
@@ -62,6 +65,7 @@ def enter(folder: Path, record: Record, mode: Mode, prepare: Callable[[], None])
         OutputError: See `record.decide`; or it cannot be written.
     """
     with output_errors(folder):
+        _fence(folder)
         if decide(folder, _look(folder, mode), record, mode) == "begin":
             _empty(folder)
             prepare()
@@ -75,9 +79,25 @@ def parts(folder: Path) -> list[Part]:
     return sorted(part for path in folder.iterdir() if (part := Part.parse(path.name)))
 
 
-def publish(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let `write` fill a file, and only then give it its name."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give a folder in `folder` where the workers of this run fill their files, until the run is over.
+
+    A worker that does not know that it is over (its driver was killed, its network is gone) finds it no more, and
+    cannot publish into what another run may have begun meanwhile.
+    """
+    with output_errors(folder):
+        staging = folder / f"{_STAGING}{secrets.token_hex(8)}"
+        staging.mkdir()
+    try:
+        yield staging
+    finally:
+        _fence(folder)
+
+
+def publish(path: Path, write: Callable[[IO[bytes]], Any], staging: Path | None = None) -> None:
+    """Let `write` fill a file, beside `path` or in `staging`, and only then give it its name."""
+    part = (staging or path.parent) / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         with part.open("wb") as file:
             write(file)
@@ -129,6 +149,14 @@ def _read(path: Path, mode: Mode) -> Record | None:
         if mode == "overwrite":  # it will be gone
             return None
         raise
+
+
+def _fence(folder: Path) -> None:
+    """Take away where the workers of earlier runs fill their files: at one instant, then file by file."""
+    for staging in folder.glob(f"{_STAGING}*"):
+        staging.rename(folder / staging.name.replace(_STAGING, _GONE, 1))
+    for gone in folder.glob(f"{_GONE}*"):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _empty(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """From what was asked to a folder that is held and begun, and the ranges of tiles that are still to be done in it."""
 
 import contextlib
-import importlib.metadata
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,18 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runtime.backbone import Backbone
 from runtime.embedding import folder as folders
 from runtime.embedding import maps
-from runtime.embedding.engine import Pace, probe
+from runtime.embedding.engine import Pace
 from runtime.embedding.maps import Layout
 from runtime.embedding.output import Output, part_tiles
 from runtime.embedding.parts import Range, missing
 from runtime.embedding.record import Mode, Record
+from runtime.embedding.served import Served
 from runtime.embedding.sources import Source
 from runtime.embedding.table import DTYPES, Columns
 from runtime.errors import DependencyError, OptionError
-from runtime.machine import installed, onnxruntime_distributions
+from runtime.machine import installed
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Task:
 
 
 @contextlib.contextmanager
-def opened(wish: Wish, backbone: Backbone, source: Source, pace: Pace) -> Iterator[Task]:
+def opened(wish: Wish, served: Served, source: Source, pace: Pace) -> Iterator[Task]:
     """Hold the folder, begin or go on in it, and give what is left to do.
 
     Raises:
@@ -64,53 +63,46 @@ def opened(wish: Wish, backbone: Backbone, source: Source, pace: Pace) -> Iterat
         InputError: The backbone cannot take pictures.
         DependencyError: A package for writing is missing.
     """
-    shapes, blocks = probe(backbone), backbone.info["out_indices"]
+    shapes, blocks = served.shapes, served.info["out_indices"]
     _check_packages(blocks is not None)
     with folders.held(wish.folder):
         pieces = source.pieces() if blocks is None else maps.counted(source)
         layout = None if blocks is None else maps.layout(pieces, shapes, wish.dtype, pace.batch_size)
-        record = Record(_asked(wish, backbone, source, shapes, layout), _made(backbone))
+        record = Record(_asked(wish, served, source, layout), _made(served))
         folders.enter(wish.folder, record, wish.mode, partial(_create_maps, wish.folder, layout, blocks))
-        columns = Columns(0 if layout else shapes[0][0], wish.dtype, metadata(backbone))
+        columns = Columns(0 if layout else shapes[0][0], wish.dtype, metadata(served))
         tiles = part_tiles(columns, pace.batch_size, wish.part_tiles)
         ranges = missing(pieces, folders.parts(wish.folder))
         yield Task(Output(wish.folder, columns, layout), tuple(ranges), tiles)
 
 
-def metadata(backbone: Backbone) -> dict[str, str]:
+def metadata(served: Served) -> dict[str, str]:
     """Return what a Parquet file's schema says of how its rows were made; values are JSON but for plain words."""
-    made = _made(backbone)
+    made = _made(served)
     return {
         name: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for name, value in made.items()
     }
 
 
-def _asked(
-    wish: Wish, backbone: Backbone, source: Source, shapes: Sequence[tuple[int, ...]], layout: Layout | None
-) -> dict[str, Any]:
+def _asked(wish: Wish, served: Served, source: Source, layout: Layout | None) -> dict[str, Any]:
     """Return what decides the rows; another backend or device gives the same within rounding, and may go on."""
-    info = backbone.info
+    info = served.info
     told = {name: info[name] for name in ("model", "precision", "out_indices", "weights", "source", "options")}
-    sizes = {"image_size": info["image_size"], "shapes": [list(shape) for shape in shapes]}
+    sizes = {"image_size": info["image_size"], "shapes": [list(shape) for shape in served.shapes]}
     # A file of the arrays is a batch: another batch size would write into the files of other parts.
     files = {} if layout is None else {"batch_size": layout.batch}
     return {**told, **sizes, **files, "dtype": wish.dtype, "fingerprint": source.fingerprint()}
 
 
-def _made(backbone: Backbone) -> dict[str, Any]:
+def _made(served: Served) -> dict[str, Any]:
     """Return how the rows are made, as far as the next run may do it otherwise."""
-    info = backbone.info
+    info = served.info
     artifact = info["artifact"]
     return {
         **{name: info[name] for name in ("model", "backend", "precision", "weights")},
         "artifact": artifact and {"key": artifact["key"], "files": artifact["files"], "source": artifact.get("source")},
-        "versions": {name: importlib.metadata.version(name) for name in _packages(backbone.backend)},
+        "versions": dict(served.versions),
     }
-
-
-def _packages(backend: str) -> list[str]:
-    serving = {"onnx": onnxruntime_distributions(), "openvino": ("openvino",)}.get(backend, ("torch",))
-    return ["backbone-runtime", "numpy", "Pillow", *serving]
 
 
 def _create_maps(folder: Path, layout: Layout | None, blocks: Sequence[int]) -> None:

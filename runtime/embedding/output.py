@@ -30,11 +30,13 @@ class Output:
         folder: Held by whoever runs (`folder.held`) and begun.
         columns: What the rows hold.
         layout: Where feature maps lie; `None` for embeddings.
+        staging: Where files are filled before they get their name; `None` for beside it. See `folder.staged`.
     """
 
     folder: Path
     columns: Columns
     layout: Layout | None = None
+    staging: Path | None = None
 
     def write_maps(self, rows: Rows) -> None:
         """Write a batch's feature maps, if there are any to write; its part will point at them."""
@@ -54,7 +56,7 @@ class Output:
         with folders.output_errors(self.folder):
             self._publish_unreadable(part, rows)
             made = table.part_table(rows, self.columns, self._sync_maps(rows))
-            folders.publish(self.folder / part.name, partial(table.write, made))
+            folders.publish(self.folder / part.name, partial(table.write, made), self.staging)
         return part
 
     def _publish_unreadable(self, part: Part, rows: Sequence[Rows]) -> None:
@@ -62,7 +64,8 @@ class Output:
         beside = self.folder / folders.UNREADABLE
         if unreadable:
             beside.mkdir(exist_ok=True)
-            folders.publish(beside / part.name, partial(table.write, table.unreadable_table(unreadable)))
+            made = table.unreadable_table(unreadable)
+            folders.publish(beside / part.name, partial(table.write, made), self.staging)
 
     def _sync_maps(self, rows: Sequence[Rows]) -> table.Places:
         if self.layout is None:

@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from runtime.backbone import Backbone
 from runtime.embedding.batch import Rows
+from runtime.embedding.cluster import Cluster, check_engine, embed_on_cluster, request_of
 from runtime.embedding.engine import Pace, embed_ranges, pace
 from runtime.embedding.interruption import interruptible
 from runtime.embedding.opening import Task, Wish, opened
 from runtime.embedding.parts import missing, total
 from runtime.embedding.record import Mode
+from runtime.embedding.served import describe
 from runtime.embedding.sources import Source, open_source
 from runtime.embedding.summary import Summary, Tally, summary
 from runtime.embedding.work import carry_out
@@ -57,6 +60,10 @@ def embed(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    actors: int | None = None,
+    cpus_per_actor: int | None = None,
     **options: Any,
 ) -> Summary: ...
 
@@ -78,6 +85,10 @@ def embed(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    actors: int | None = None,
+    cpus_per_actor: int | None = None,
     **options: Any,
 ) -> Summary | Iterator[Rows]:
     """Embed many images: write them to a folder, or yield them batch by batch.
@@ -102,7 +113,12 @@ def embed(
         part_tiles: Tiles of a Parquet file, at most; default 8,192. A crash costs the work on one.
         resume: Go on in a folder that the same run has begun; begins it where it has not.
         overwrite: Discard what the folder holds.
-        progress: Told after each batch how many tiles are done and how many are to do.
+        progress: Told after each batch (of a cluster: after each part) how many tiles are done and how many are to do.
+        engine: `local`, this process; or `ray`, the actors of a Ray cluster, each with a session of its own. They
+            write to `out`, which all nodes must share.
+        address: Of the cluster's head, `host:port`; by default the one that runs here, else this machine alone.
+        actors: How many; by default as many as fit: one per GPU, or on CPUs one per eight.
+        cpus_per_actor: CPUs of an actor: threads of its session, and (at `workers`) threads that decode.
         **options: Keywords of `load_model`, such as `backend`, `precision` and `out_indices`.
 
     Returns:
@@ -113,10 +129,14 @@ def embed(
     Raises:
         OutputError: The folder holds something else, is held by another run, or cannot be written.
         InputError: No images there, or they cannot be read on; the backbone takes no pictures.
+        ClusterError: No Ray cluster answers, it has no room, or its workers die of the same tiles again and again.
         OptionError, UnknownModelError, ...: As `load_model`.
         KeyboardInterrupt: After Ctrl-C; the batch in the making is finished and published first.
     """
+    cluster = {"address": address, "actors": actors, "cpus_per_actor": cpus_per_actor}
+    check_engine(engine, out, cluster)
     if isinstance(images, str | Path):
+        images = images if engine == "local" else Path(images).absolute()  # workers run elsewhere
         columns = {"image_column": image_column, "id_column": id_column}
         images = open_source(images, **columns, tile_size=tile_size, mpp=mpp, slide_mpp=slide_mpp)
     if out is None:
@@ -126,13 +146,20 @@ def embed(
         ranges = missing(images.pieces(), ())
         return embed_ranges(backbone, images, ranges, pace(backbone.device, batch_size, workers))
     wish = Wish(Path(out), dtype, part_tiles, _mode(resume, overwrite))
+    if engine == "ray":
+        _refuse_reused(options)
+        wish = replace(wish, folder=wish.folder.absolute())
+        asked = Cluster(address, actors, cpus_per_actor, batch_size, workers)
+        return embed_on_cluster(request_of(model, options), images, wish, asked, progress or (lambda *_: None))
     backbone = _backbone(model, options)
     speed = pace(backbone.device, batch_size, workers)
-    with opened(wish, backbone, images, speed) as task:
-        return _write(backbone, images, speed, task, progress or (lambda *_: None))
+    served = describe(backbone)
+    with opened(wish, served, images, speed) as task:
+        tally, seconds = _write(backbone, images, speed, task, progress or (lambda *_: None))
+        return summary(wish.folder, served, tally, seconds)
 
 
-def _write(backbone: Backbone, source: Source, pace: Pace, task: Task, progress: Progress) -> Summary:
+def _write(backbone: Backbone, source: Source, pace: Pace, task: Task, progress: Progress) -> tuple[Tally, float]:
     tally, started, to_do = Tally(), time.perf_counter(), total(task.ranges)
     with interruptible() as interrupted:
 
@@ -142,12 +169,16 @@ def _write(backbone: Backbone, source: Source, pace: Pace, task: Task, progress:
             return interrupted()
 
         carry_out(backbone, source, task, pace, seen)
-    return summary(task.output.folder, backbone, tally, time.perf_counter() - started)
+    return tally, time.perf_counter() - started
+
+
+def _refuse_reused(options: dict[str, Any]) -> None:
+    if options.get("reuse_outputs"):
+        raise OptionError("reuse_outputs: embed keeps what the model returns until it is written. Leave it out.")
 
 
 def _backbone(model: str | Backbone, options: dict[str, Any]) -> Backbone:
-    if options.get("reuse_outputs"):
-        raise OptionError("reuse_outputs: embed keeps what the model returns until it is written. Leave it out.")
+    _refuse_reused(options)
     if isinstance(model, str):
         return load_model(model, **options)
     if options:

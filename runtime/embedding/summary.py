@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.backbone import Backbone
 from runtime.embedding import folder as folders
 from runtime.embedding import table
 from runtime.embedding.batch import Rows
 from runtime.embedding.parts import Part
+from runtime.embedding.served import Served
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Tally:
         self._first = False
 
 
-def summary(folder: Path, backbone: Backbone, tally: Tally, seconds: float) -> Summary:
+def summary(folder: Path, served: Served, tally: Tally, seconds: float) -> Summary:
     """Return the summary of a run that took `seconds`."""
     rows, unreadable = counts(folder, folders.parts(folder))
     return Summary(
@@ -72,10 +72,10 @@ def summary(folder: Path, backbone: Backbone, tally: Tally, seconds: float) -> S
         seconds=round(seconds, 3),
         tiles_per_second=round(tally.tiles / seconds, 2),
         starved=round(tally.waited / seconds, 4),
-        model=backbone.name,
-        backend=backbone.backend,
-        device=backbone.device,
-        precision=backbone.info["precision"],
+        model=served.info["model"],
+        backend=served.info["backend"],
+        device=served.info["device"],
+        precision=served.info["precision"],
     )
 
 
