@@ -8,11 +8,13 @@ from typing import Any
 
 from exporters import plan, record
 from exporters.exporter import Exporter
+from exporters.gate import LIMITS, Measured, gate, gate_float64, require_finite
+from exporters.inputs import of_pictures
+from exporters.parity import compare, relative_rms
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
 from exporters.publish import Workspace, store_errors, stored_file, workspace
 from exporters.reference import Reference, example, make_reference
-from exporters.verify import LIMITS, Measured, compare, gate, gate_float64, of_pictures, relative_rms, require_finite
 from runtime import eager
 from runtime.artifacts import open_store, sha256_of
 from runtime.backbone import Backbone

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from exporters.verify import EXACT_BATCH, relative_rms, require_finite, verification_images, verification_inputs
+from exporters.gate import require_finite
+from exporters.inputs import EXACT_BATCH, verification_images, verification_inputs
+from exporters.parity import relative_rms
 from runtime.eager import EagerModel
 from runtime.facts import Preprocessing
 from runtime.preprocess import normalise

@@ -17,8 +17,8 @@ import torch
 from conftest import FORMATS, FORMS, request_for
 
 from exporters import pipeline, publish
+from exporters.parity import relative_rms
 from exporters.plan import Job
-from exporters.verify import relative_rms
 from runtime import load_model
 from runtime.artifacts import MANIFEST, Store
 from runtime.manifest import Form
