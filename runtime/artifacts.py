@@ -17,7 +17,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import ArtifactCorruptError, ManifestError
+from runtime.errors import ArtifactCorruptError, ManifestError, StoreError
 from runtime.manifest import Artifact, Manifest, StoredFile, rebuild
 
 MANIFEST = "manifest.json"
@@ -33,6 +33,36 @@ class Store:
     def folder(self, model: str) -> Path:
         """Return the folder of one model."""
         return self.root / model
+
+    def models(self) -> list[str]:
+        """Return the models that have a manifest here, sorted; none where the folder is missing.
+
+        Raises:
+            StoreError: The folder cannot be read.
+        """
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise StoreError(f"{error.filename} cannot be read: {error.strerror}. Mend its permissions.") from error
+
+        found = []
+        for folder, below, files in os.walk(self.root, onerror=refuse):
+            below[:] = [name for name in below if not name.startswith(".")]  # locks and unfinished builds
+            if MANIFEST in files and Path(folder) != self.root:
+                found.append(Path(folder).relative_to(self.root).as_posix())
+        return sorted(found)
+
+    def problems(self, manifest: Manifest, *, full: bool = False) -> dict[StoredFile, str]:
+        """Return what is wrong with files that a manifest lists, each looked at once, however many artifacts share it.
+
+        Args:
+            manifest: Of one of this store's models.
+            full: Compare SHA-256, not sizes alone.
+        """
+        folder = self.folder(manifest.model)
+        files = dict.fromkeys(file for artifact in manifest.artifacts for file in artifact.files)
+        found = {file: file_problem(folder / file.name, file, full) for file in files}
+        return {file: problem for file, problem in found.items() if problem}
 
     def read(self, model: str) -> Manifest:
         """Return what is published of `model`; an empty manifest when nothing is.
