@@ -1,13 +1,11 @@
 """The arguments of `python -m exporters.build`, and what each may be."""
 
 import argparse
-import json
 from functools import partial
-from typing import Any
 
 from exporters.plan import DEFAULT_FORMATS, FORMATS
 from runtime.manifest import INPUTS, PRECISIONS, TARGETS
-from runtime.out_indices import OutIndices
+from runtime.terminal.arguments import image_size, option, out_indices
 
 EPILOG = """examples:
   python -m exporters.build pathology/kaiko_vits16                    # the published weights
@@ -36,7 +34,7 @@ def parser_of_build() -> argparse.ArgumentParser:
     add(
         "--out-indices",
         action="append",
-        type=_out_indices,
+        type=out_indices,
         metavar="WHICH",
         help="repeatable: none (the embedding), 2 (the last two maps), -2,-4 (those blocks); default: none, 1 and 4",
     )
@@ -77,11 +75,11 @@ def parser_of_build() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of random weights (default: 0)")
     add(
         "--image-size",
-        type=_image_size,
+        type=image_size,
         metavar="N|HxW|dynamic",
         help="pixels (DxHxW of a volume); default: the publisher's size",
     )
-    add("--option", action="append", default=[], type=_option, metavar="NAME=VALUE", help="the backbone's own option")
+    add("--option", action="append", default=[], type=option, metavar="NAME=VALUE", help="the backbone's own option")
     add(
         "--artifacts",
         metavar="DIR",
@@ -98,52 +96,11 @@ def parser_of_build() -> argparse.ArgumentParser:
     return parser
 
 
-def join_negative(arguments: list[str]) -> list[str]:
-    """Let `--out-indices -2,-4` be written with a space: argparse would take the value for an option."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1] == "--out-indices":
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
-def _out_indices(text: str) -> tuple[OutIndices]:
-    if text.lower() in ("none", "embedding"):
-        return (None,)
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither none, nor a number, nor numbers as in -2,-4") from None
-    return (numbers[0] if len(numbers) == 1 and numbers[0] >= 0 else tuple(numbers),)
-
-
 def _several(allowed: tuple[str, ...], text: str) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(text.split(",")))
     if unknown := [value for value in chosen if value not in allowed]:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)!r} is none of {', '.join(allowed)}")
     return chosen
-
-
-def _image_size(text: str) -> int | tuple[int, ...] | str:
-    if text == "dynamic":
-        return text
-    try:
-        sides = tuple(int(side) for side in text.split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither pixels, as in 224 or 224x448, nor dynamic") from None
-    return sides[0] if len(sides) == 1 else sides
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    try:
-        return name, json.loads(value.lower() if value in ("True", "False", "None") else value)
-    except ValueError:
-        return name, value
 
 
 def _positive(text: str) -> int:

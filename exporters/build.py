@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import import_module
 
 from exporters import plan, workers
-from exporters.arguments import join_negative, parser_of_build
+from exporters.arguments import parser_of_build
 from exporters.plan import DEFAULT_VARIANTS, Job, Outcome
 from runtime import registry
 from runtime.artifacts import open_store
@@ -20,6 +20,7 @@ from runtime.manifest import TARGETS, Form
 from runtime.out_indices import OutIndices, label
 from runtime.providers import check_installation
 from runtime.request import Request, make_request
+from runtime.terminal.arguments import join_negative
 
 # What the extra `export` installs; which onnxruntime verifies (gpu or cpu) is the user's choice.
 NEEDED = ("torch", "timm", "safetensors", "onnx", "onnx_ir", "onnxscript", "filelock", "rich")

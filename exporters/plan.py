@@ -13,15 +13,13 @@ from runtime.artifacts import Store, file_problem
 from runtime.download import fetch
 from runtime.errors import BackboneError, OptionError, UnknownModelError, WeightsError
 from runtime.facts import LocalFile
-from runtime.manifest import INPUTS, TARGETS, Artifact, Form
+from runtime.manifest import INPUTS, RECIPE, TARGETS, Artifact, Form
 from runtime.manifest import PRECISIONS as ALL_PRECISIONS
 from runtime.out_indices import OutIndices, label
 from runtime.request import Request
 from runtime.requirements import EXTRAS
 from runtime.spec import BackboneSpec
 
-# Raised when the same inputs would now give other files.
-RECIPE = 3
 # In the order in which they are written: writing TorchScript empties the module.
 FORMATS = ("onnx", "pt2", "torchscript")
 DEFAULT_FORMATS = ("onnx", "torchscript")

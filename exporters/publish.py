@@ -14,11 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from runtime.artifacts import MANIFEST, Store, sha256_of
+from runtime.artifacts import MANIFEST, STAGING, Store, sha256_of
 from runtime.errors import StoreError
 from runtime.manifest import Artifact, Manifest, StoredFile
 
-STAGING = ".staging"
 LOCKS = ".locks"
 
 
@@ -65,12 +64,8 @@ class Workspace:
 
     def clean(self) -> None:
         """Remove the files that no artifact lists: replaced ones, and leftovers of a killed build."""
-        if not self.published.is_dir():
-            return
-        listed = {file.name for artifact in self.store.read(self.model).artifacts for file in artifact.files}
-        for path in self.published.iterdir():
-            if path.is_file() and path.name not in (*listed, MANIFEST):
-                path.unlink()
+        for path in self.store.unlisted(self.store.read(self.model)):
+            path.unlink()
 
 
 @contextlib.contextmanager

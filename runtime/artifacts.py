@@ -21,6 +21,8 @@ from runtime.errors import ArtifactCorruptError, ManifestError, StoreError
 from runtime.manifest import Artifact, Manifest, StoredFile, rebuild
 
 MANIFEST = "manifest.json"
+# Inside the store, beside the models: what is being built.
+STAGING = ".staging"
 ENVIRONMENT_VARIABLE = "BACKBONE_ARTIFACTS"
 
 
@@ -63,6 +65,18 @@ class Store:
         files = dict.fromkeys(file for artifact in manifest.artifacts for file in artifact.files)
         found = {file: file_problem(folder / file.name, file, full) for file in files}
         return {file: problem for file, problem in found.items() if problem}
+
+    def unlisted(self, manifest: Manifest) -> list[Path]:
+        """Return the files in a model's folder that its manifest does not list: replaced ones, leftovers, strangers."""
+        folder = self.folder(manifest.model)
+        listed = {file.name for artifact in manifest.artifacts for file in artifact.files} | {MANIFEST}
+        paths = folder.iterdir() if folder.is_dir() else ()
+        return sorted(path for path in paths if path.is_file() and path.name not in listed)
+
+    def unfinished(self) -> list[Path]:
+        """Return the staging folders: of builds that are going on, or that died."""
+        staging = self.root / STAGING
+        return sorted(path for path in staging.iterdir() if path.is_dir()) if staging.is_dir() else []
 
     def read(self, model: str) -> Manifest:
         """Return what is published of `model`; an empty manifest when nothing is.

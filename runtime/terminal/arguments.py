@@ -1,0 +1,86 @@
+"""Arguments that several commands share, and what each may be."""
+
+import argparse
+import json
+from importlib import import_module
+from typing import Any
+
+from runtime.errors import OptionError
+from runtime.out_indices import OutIndices
+
+
+def parser_of(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Return the parser of a command, such as `python -m runtime list`; its help ends with `epilog` as it is."""
+    return argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_common(parser: argparse.ArgumentParser, json_help: str) -> None:
+    """Add --artifacts, --import and --json."""
+    add = parser.add_argument
+    add("--artifacts", metavar="DIR", help="folder of artifacts (default: $BACKBONE_ARTIFACTS, else ./artifacts)")
+    add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers further backbones")
+    add("--json", action="store_true", help=json_help)
+
+
+def import_modules(names: list[str]) -> None:
+    """Import what registers further backbones.
+
+    Raises:
+        OptionError: There is no such module, or it cannot be imported.
+    """
+    for name in names:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise OptionError(
+                f"--import {name}: {error}. Name a module that lies where you run this, or on PYTHONPATH."
+            ) from error
+
+
+def join_negative(arguments: list[str]) -> list[str]:
+    """Let `--out-indices -2,-4` be written with a space: argparse would take the value for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--out-indices":
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def out_indices(text: str) -> tuple[OutIndices]:
+    """Return what `none`, `2` or `-2,-4` ask for, in a tuple of one: argparse takes None for nothing given."""
+    if text.lower() in ("none", "embedding"):
+        return (None,)
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none, nor a number, nor numbers as in -2,-4") from None
+    return (numbers[0] if len(numbers) == 1 and numbers[0] >= 0 else tuple(numbers),)
+
+
+def image_size(text: str) -> int | tuple[int, ...] | str:
+    """Return what `224`, `224x448` or `dynamic` ask for."""
+    if text == "dynamic":
+        return text
+    try:
+        sides = tuple(int(side) for side in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither pixels, as in 224 or 224x448, nor dynamic") from None
+    return sides[0] if len(sides) == 1 else sides
+
+
+def option(text: str) -> tuple[str, Any]:
+    """Return name and value of `NAME=VALUE`; a value that is JSON (or Python's True, False, None) is read as such."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value.lower() if value in ("True", "False", "None") else value)
+    except ValueError:
+        return name, value
