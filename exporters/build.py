@@ -1,7 +1,6 @@
 """Command line: `python -m exporters.build`. State lives elsewhere: this file is loaded as `__main__`."""
 
 import argparse
-import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -138,7 +137,9 @@ def _steps(job: Job) -> list[plan.Step]:
 def _run(jobs: list[Job], options: argparse.Namespace) -> int:
     looked_at = [(job, _up_to_date(job)) for job in jobs]
     waiting = [job for job, ready in looked_at if not ready]
-    with _observer(len(waiting)) as observer:
+    from exporters import display
+
+    with display.observer(len(waiting)) as observer:
         outcomes = [outcome for _, ready in looked_at for outcome in ready] + workers.run(
             waiting, observer, parallel=options.jobs, timeout=options.timeout, fail_fast=options.fail_fast
         )
@@ -160,31 +161,21 @@ def _up_to_date(job: Job) -> list[Outcome]:
     return plan.skipped(job, steps) if done else []
 
 
-@contextlib.contextmanager
-def _observer(total: int) -> Iterator[workers.Observer]:
-    from exporters import display
-
-    out = display.console(stderr=True)
-    if not out.is_terminal:
-        yield display.PlainProgress(out, total)
-        return
-    with display.live(out) as progress:
-        yield display.LiveProgress(progress, total)
-
-
 def _report(jobs: list[Job], outcomes: list[Outcome], as_json: bool) -> None:
-    from exporters import display
-
     if as_json:
         for outcome in outcomes:
-            print(display.as_json(outcome))
+            print(json.dumps(outcome.to_json(), sort_keys=True))
         return
+    from exporters import display
+
     out = display.console()
     out.print(display.outcome_table(outcomes))
     for outcome in outcomes:
         if outcome.status == "failed":
             out.print(f"\n{display.line(outcome)}\n{outcome.detail}".rstrip(), markup=False)
-    out.print(f"\n{display.summary(outcomes)}", markup=False)
+    failed = any(outcome.status == "failed" for outcome in outcomes)
+    unpublished = " Nothing of what failed was published." if failed else ""
+    out.print(f"\n{display.summary(outcomes)}{unpublished}", markup=False)
     ready = {(o.model, o.variant, o.form) for o in outcomes if o.status != "failed"}
     calls = (
         load_call(job.request, form)

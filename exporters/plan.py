@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
@@ -51,6 +51,7 @@ class Job:
         imports: Modules that register further backbones.
         max_params: Skip a backbone that has more parameters.
         calibration: Folder of images that int8 ranges are measured on; `None` for the bundled tissue, `none` for none.
+        task: What its process does: `build`, or `verify` what is published.
     """
 
     request: Request
@@ -60,6 +61,7 @@ class Job:
     imports: tuple[str, ...] = ()
     max_params: int | None = None
     calibration: str | None = None
+    task: str = "build"
 
     @property
     def name(self) -> str:
@@ -78,7 +80,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one artifact: `built`, `skipped` or `failed`.
+    """What became of one artifact: `built`, `verified`, `skipped` or `failed`.
 
     Attributes:
         seconds: Since its process began.
@@ -99,6 +101,11 @@ class Outcome:
     max_abs: float | None = None
     relative_rms: float | None = None
     detail: str = field(default="", repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as JSON values, those of its form among the others."""
+        data = asdict(self)
+        return {**data, **data.pop("form")}
 
 
 def names(patterns: Sequence[str], exclude: Sequence[str], everything: bool) -> list[str]:

@@ -110,7 +110,9 @@ def obstacle(form: Form, backend: str, device: str) -> str | None:
     """Return why an artifact of `form` cannot be tried on a device, `cpu` or `cuda`; `None` if it can."""
     if form.format == "pt2" and form.target != device:
         return f"it was compiled for {form.target}"
-    return None if is_emulated(form, device) else unable(backend, device, form.precision)
+    if is_emulated(form, device) or unable(backend, device, form.precision) is None:
+        return None
+    return f"{backend} does not run {form.precision} on {device}"
 
 
 def is_emulated(form: Form, device: str) -> bool:

@@ -4,23 +4,20 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import tempfile
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, takewhile
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from runtime import registry
-from runtime.artifacts import ENVIRONMENT_VARIABLE, Store, open_store
-from runtime.doctor.facts import Extra, Facts, Gpu, Host, Hub, StoredModel, StoreFacts
+from runtime.doctor.facts import Extra, Facts, Gpu, Host, Hub
 from runtime.doctor.probes import probe
-from runtime.errors import BackboneError, PluginWarning, UnknownModelError
+from runtime.doctor.stored import look_at_store
+from runtime.errors import PluginWarning
 from runtime.hub import first_line
 from runtime.machine import cpu_count, driver_version, gpu_name, installed, nvidia_driver, onnxruntime_distributions
-from runtime.manifest import Artifact
 
 DISTRIBUTION = "backbone-runtime"
 # The extra that only who works on this project installs.
@@ -120,72 +117,10 @@ def _extra(name: str, required: Iterable[Requirement]) -> Extra:
     return Extra(name, tuple(present), tuple(missing), tuple(outdated))
 
 
-def look_at_store(artifacts: str | None, *, full: bool = False) -> StoreFacts:
-    """Return what lies in the folder of artifacts; every published file is hashed if `full`."""
-    store = open_store(artifacts)
-    root, named_by = str(store.root), _named_by(artifacts)
-    if not store.root.is_dir():
-        return StoreFacts(root, named_by, exists=False)
-    unwritable = _unwritable(store.root)
-    try:
-        models = tuple(_look_at_model(store, name, full) for name in store.models())
-        unfinished = len(store.unfinished())
-    except (BackboneError, OSError) as error:
-        return StoreFacts(root, named_by, unreadable=first_line(error), unwritable=unwritable)
-    return StoreFacts(root, named_by, True, None, unwritable, models, unfinished, full)
-
-
-def _named_by(artifacts: str | None) -> str:
-    if artifacts is not None:
-        return "--artifacts"
-    return f"${ENVIRONMENT_VARIABLE}" if os.environ.get(ENVIRONMENT_VARIABLE) else "the default"
-
-
-def _unwritable(root: Path) -> str | None:
-    """Return why nothing can be written there; what is written for the trial is gone at once."""
-    try:
-        with tempfile.TemporaryFile(dir=root) as file:
-            file.write(b"\0")
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
-def _look_at_model(store: Store, name: str, full: bool) -> StoredModel:
-    try:
-        manifest = store.read(name)
-    except BackboneError as error:
-        return StoredModel(name, problem=str(error))
-    files = {file for artifact in manifest.artifacts for file in artifact.files}
-    return StoredModel(
-        name,
-        artifacts=len(manifest.artifacts),
-        bytes=sum(file.bytes for file in files),
-        damaged=tuple(f"{file.name} {problem}" for file, problem in store.problems(manifest, full=full).items()),
-        outdated=sum(artifact.outdated for artifact in manifest.artifacts),
-        versions=_versions(manifest.artifacts),
-        unlisted=sum(path.stat().st_size for path in store.unlisted(manifest)),
-        registered=_is_registered(name),
-    )
-
-
-def _versions(artifacts: Iterable[Artifact]) -> tuple[dict[str, str], ...]:
-    found = [dict(artifact.facts.get("versions", {})) for artifact in artifacts]
-    return tuple(versions for index, versions in enumerate(found) if versions not in found[:index])
-
-
-def _is_registered(name: str) -> bool:
-    try:
-        registry.find(name)
-    except UnknownModelError:
-        return False
-    return True
-
-
 def look_at_hub() -> Hub:
     """Return what the Hugging Face hub answers when it is asked who we are; offline mode asks nothing."""
     from huggingface_hub import constants, get_token
-    from huggingface_hub.utils import build_hf_headers, get_session
+    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 
     endpoint, token = constants.ENDPOINT, get_token() is not None
     if constants.HF_HUB_OFFLINE:

@@ -46,7 +46,8 @@ class StoredModel:
         problem: Why its manifest cannot be used; nothing else is known then.
         artifacts, bytes: How many, and of all their files.
         damaged: What is wrong with files that the manifest lists.
-        outdated: How many artifacts an older recipe made.
+        rebuild: The commands that make the damaged artifacts anew.
+        outdated: The commands that make anew what another recipe made.
         versions: Of the tools that made the artifacts: each set of them once.
         unlisted: Bytes of files that the manifest does not list.
         registered: Whether a backbone of that name is registered here.
@@ -57,7 +58,8 @@ class StoredModel:
     artifacts: int = 0
     bytes: int = 0
     damaged: tuple[str, ...] = ()
-    outdated: int = 0
+    rebuild: tuple[str, ...] = ()
+    outdated: tuple[str, ...] = ()
     versions: tuple[Mapping[str, str], ...] = ()
     unlisted: int = 0
     registered: bool = True

@@ -92,7 +92,7 @@ def torch_probe() -> dict[str, Any]:
     """Return the versions of torch and timm, and whether torch can use CUDA."""
     import torch
 
-    versions = {"torch": torch.__version__}
+    versions = {"torch": str(torch.__version__)}
     if installed("timm"):  # it imports torchvision, which not every build of torch goes with
         import timm
 

@@ -50,17 +50,21 @@ def check_artifacts(facts: Facts) -> list[Finding]:
 def _of_model(model: StoredModel) -> list[Finding]:
     if model.problem:
         return [Finding(FAIL, "manifest", model.problem, f"{_BUILD} {model.name}, after deleting the manifest")]
-    found = [
-        Finding(FAIL, "files", f"{model.name}: {what}", f"{_BUILD} {model.name} --force") for what in model.damaged
-    ]
+    found = []
+    if model.damaged:
+        found.append(Finding(FAIL, "files", f"{model.name}: {'; '.join(model.damaged)}", _all(model.rebuild)))
     if model.outdated:
-        says = f"{model.name}: {model.outdated} of {model.artifacts} artifacts were made by another recipe of graphs"
-        fix = f"{_BUILD} {model.name} makes them anew; until then they are served as they were verified"
-        found.append(Finding(WARN, "recipe", says, fix))
+        share = f"{len(model.outdated)} of {model.artifacts}"
+        says = f"{model.name}: another recipe of graphs made {share} artifacts; they are served as they were verified"
+        found.append(Finding(WARN, "recipe", says, _all(model.outdated)))
     if not model.registered:
         says = f"{model.name} is built, and not registered here: it cannot be loaded"
         found.append(Finding(WARN, "registry", says, "install or --import what registers it, or delete its folder"))
     return found
+
+
+def _all(commands: tuple[str, ...]) -> str:
+    return "\n".join(commands)
 
 
 def check_versions(facts: Facts) -> list[Finding]:

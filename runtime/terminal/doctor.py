@@ -50,6 +50,6 @@ def _run(options: argparse.Namespace) -> int:
 
 def line(finding: Finding) -> str:
     """Return a finding as it is printed, its fix on a line below."""
-    says = finding.says.replace("\n", "\n" + " " * 19)
-    told = f"{finding.status}  {finding.topic:12} {says}"
-    return f"{told}\n{'':19}fix: {finding.fix}" if finding.fix else told
+    indent = "\n" + " " * 19
+    told = f"{finding.status}  {finding.topic:12} {finding.says}".replace("\n", indent)
+    return told + f"{indent}fix: " + finding.fix.replace("\n", indent + "     ") if finding.fix else told
