@@ -138,8 +138,8 @@ def die_after_the_first_file() -> None:
 
 
 def die_before_old_files_are_removed() -> None:
-    write = publish._replace_text
-    publish._replace_text = lambda *what: (write(*what), builds.die())  # type: ignore[assignment]
+    write = publish.replace_text
+    publish.replace_text = lambda *what: (write(*what), builds.die())  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(

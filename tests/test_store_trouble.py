@@ -92,7 +92,7 @@ def test_a_first_build_that_cannot_be_published_leaves_no_folder(
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(publish, "_replace_text", no_space)
+    monkeypatch.setattr(publish, "replace_text", no_space)
 
     [outcome] = pipeline.build(job(tmp_path, forms=(Form("onnx"),)))
 

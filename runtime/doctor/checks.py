@@ -101,9 +101,7 @@ def check_torch(facts: Facts) -> list[Finding]:
     """Look at torch and timm, which build, and serve where there is no artifact."""
     ran = facts.torch
     if ran is None:
-        says = (
-            "not installed: artifacts are served without it (pip install 'backbone-runtime[eager]' adds the fallback)"
-        )
+        says = "not installed, nor needed to serve artifacts (pip install 'backbone-runtime[eager]' adds the fallback)"
         return [Finding(PASS, "torch", says)]
     if ran.trouble:
         fix = "install versions of torch, torchvision and timm that go together: pip install -U torch torchvision timm"

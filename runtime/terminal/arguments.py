@@ -19,11 +19,12 @@ def parser_of(command: str, description: str, epilog: str) -> argparse.ArgumentP
     )
 
 
-def add_common(parser: argparse.ArgumentParser, json_help: str) -> None:
-    """Add --artifacts, --import and --json."""
+def add_common(parser: argparse.ArgumentParser, json_help: str, *, imports: bool = True) -> None:
+    """Add --artifacts and --json; and --import for commands that look names up in the registry."""
     add = parser.add_argument
     add("--artifacts", metavar="DIR", help="folder of artifacts (default: $BACKBONE_ARTIFACTS, else ./artifacts)")
-    add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers further backbones")
+    if imports:
+        add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers more backbones")
     add("--json", action="store_true", help=json_help)
 
 
