@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from exporters.plan import Outcome
 from exporters.variants import Published, compare_hashes, matching, plan_jobs, read
 from runtime.artifacts import Store, open_store
-from runtime.errors import BackboneError, DeviceError, OptionError
+from runtime.errors import DeviceError, OptionError
 from runtime.machine import installed, nvidia_driver
 from runtime.providers import parse_device
-from runtime.terminal.arguments import add_common, import_modules, parser_of
+from runtime.terminal.arguments import add_common, device, import_modules, parser_of
 from runtime.terminal.output import complain, say, say_json, size, table
 from runtime.terminal.status import exit_status
 
@@ -32,20 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("globs", nargs="*", default=["*"], metavar="GLOB", help="published models, such as pathology/* (default: all)")
     add("--hash", action="store_true", help="only compare the SHA-256 of every file with the manifest")
-    add("--device", type=_device, metavar="DEVICE", help="cpu, cuda or cuda:1; default: what each was made for")
+    add("--device", type=device, metavar="DEVICE", help="cpu, cuda or cuda:1; default: what each was made for")
     add("--checkpoint-path", metavar="FILE", help="what the artifacts of a local checkpoint were built from")
     add("--timeout", type=float, metavar="SECONDS", help="kill the verification of a variant that takes longer")
     add_common(parser, "one JSON object per artifact")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     return exit_status(lambda: _run(options))
-
-
-def _device(text: str) -> str:
-    try:
-        parse_device(text)
-    except BackboneError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -5,8 +5,9 @@ import json
 from importlib import import_module
 from typing import Any
 
-from runtime.errors import OptionError
+from runtime.errors import DeviceError, OptionError
 from runtime.out_indices import OutIndices
+from runtime.providers import parse_device
 
 
 def parser_of(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -41,6 +42,15 @@ def import_modules(names: list[str]) -> None:
             raise OptionError(
                 f"--import {name}: {error}. Name a module that lies where you run this, or on PYTHONPATH."
             ) from error
+
+
+def device(text: str) -> str:
+    """Return a device as it was spelt: `cpu`, `cuda` or `cuda:1`."""
+    try:
+        parse_device(text)
+    except DeviceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def join_negative(arguments: list[str]) -> list[str]:

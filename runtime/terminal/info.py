@@ -11,6 +11,7 @@ from runtime.request import BACKENDS, Request, make_request
 from runtime.spec import BackboneSpec
 from runtime.terminal.arguments import (
     add_common,
+    device,
     image_size,
     import_modules,
     join_negative,
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help="registered backbone, such as pathology/kaiko_vits16")
     add("--out-indices", type=out_indices, default=(None,), metavar="WHICH", help="none (default), 2, or -2,-4")
     add("--backend", choices=BACKENDS, help="default: auto")
-    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:1; default: CUDA if it starts, else the CPU")
+    add("--device", type=device, metavar="DEVICE", help="cpu, cuda or cuda:1; default: CUDA if it starts, else the CPU")
     add("--precision", choices=PRECISIONS, help="default: fp32")
     add("--input", choices=INPUTS, help="default: float32")
     add("--weights", metavar="WHICH", help="pretrained (default), random or checkpoint:<digits>")
