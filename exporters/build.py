@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib import import_module
 
 from exporters import plan, workers
 from exporters.arguments import parser_of_build
@@ -19,7 +18,7 @@ from runtime.manifest import TARGETS, Form
 from runtime.out_indices import OutIndices, label
 from runtime.providers import check_installation
 from runtime.request import Request, make_request
-from runtime.terminal.arguments import join_negative
+from runtime.terminal.arguments import import_modules, join_negative
 
 # What the extra `export` installs; which onnxruntime verifies (gpu or cpu) is the user's choice.
 NEEDED = ("torch", "timm", "safetensors", "onnx", "onnx_ir", "onnxscript", "filelock", "rich")
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("name the backbones to build (a name or a glob), or pass --all; see runtime.list_models()")
     try:
         jobs = _jobs(options)
-    except (BackboneError, ImportError) as error:
+    except BackboneError as error:
         parser.error(str(error))
     try:
         return _dry_run(jobs, options) if options.dry_run else _run(jobs, options)
@@ -52,8 +51,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     if "onnx" in options.format and not options.dry_run:
         check_installation(onnxruntime_distributions(), installed("onnxruntime"))  # verification will need it
     options.forms = _forms(options)
-    for module in options.imports:
-        import_module(module)
+    import_modules(options.imports)
     found = plan.names(options.names, options.exclude, options.all)
     if options.checkpoint_path is not None and len(found) > 1:
         raise OptionError(
@@ -157,7 +155,8 @@ def _up_to_date(job: Job) -> list[Outcome]:
         steps = plan.plan(job, store)
     except BackboneError:
         return []  # told by the job's own process; the other models do not suffer from it
-    done = not publish.unfinished(store, model) and all(step.action == "skip" for step in steps)
+    unfinished = publish.staging_of(store, model).exists()  # a build goes on, or died: the next one has to clean up
+    done = not unfinished and all(step.action == "skip" for step in steps)
     return plan.skipped(job, steps) if done else []
 
 

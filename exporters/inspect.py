@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.contents import describe, of_graph, read_graph
+from runtime import registry
 from runtime.artifacts import open_store
 from runtime.errors import BackboneError, OptionError, UnknownModelError
 from runtime.machine import installed
@@ -43,21 +44,29 @@ def _run(options: argparse.Namespace) -> int:
     if options.name.endswith(".onnx") and Path(options.name).is_file():
         _show({"is": options.name, **of_graph(read_graph(Path(options.name)))}, options)
         return 0
-    store = open_store(options.artifacts)
-    artifacts = store.read(options.name).artifacts
+    store, name = open_store(options.artifacts), _registered(options.name)
+    artifacts = store.read(name).artifacts
     found = [artifact for artifact in artifacts if fnmatchcase(artifact.graph.name, options.graph)]
     if not found:
         there = ", ".join(artifact.graph.name for artifact in artifacts)
-        what = f"{options.name} has no graph {options.graph!r}; it has {there}" if there else _absent(options.name)
+        what = f"{name} has no graph {options.graph!r}; it has {there}" if there else _absent(name)
         raise UnknownModelError(f"{what}. The store is {store.root}.")
     failed = 0
     for artifact in found:
         try:
-            _show(describe(store, options.name, artifact), options)
+            _show(describe(store, name, artifact), options)
         except BackboneError as error:
             complain(error)
             failed += 1
     return 1 if failed else 0
+
+
+def _registered(name: str) -> str:
+    """Return the name that a former name stands for; one that is not registered here may be built all the same."""
+    try:
+        return registry.find(name).name
+    except UnknownModelError:
+        return name
 
 
 def _absent(name: str) -> str:

@@ -118,11 +118,6 @@ def _lock_path(store: Store, model: str) -> Path:
     return store.root / LOCKS / f"{staging_of(store, model).name}.lock"
 
 
-def unfinished(store: Store, model: str) -> bool:
-    """Return whether a build of the model is going on, or died: the next one has to clean up."""
-    return staging_of(store, model).exists()
-
-
 def staging_of(store: Store, model: str) -> Path:
     """Return the staging folder of a model's builds."""
     return store.root / STAGING / model.replace("/", "--")

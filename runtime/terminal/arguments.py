@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from runtime.errors import DeviceError, OptionError
@@ -32,9 +34,13 @@ def add_common(parser: argparse.ArgumentParser, json_help: str, *, imports: bool
 def import_modules(names: list[str]) -> None:
     """Import what registers further backbones.
 
+    Modules are looked for where the command runs, too: `python -m` does so, an installed command does not by itself.
+
     Raises:
         OptionError: There is no such module, or it cannot be imported.
     """
+    if names and not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.insert(0, str(Path.cwd()))
     for name in names:
         try:
             import_module(name)
