@@ -1,5 +1,6 @@
 """`python -m exporters.prune`: what goes is a table; what is listed and current stays, whatever happens."""
 
+import errno
 import io
 import shutil
 from collections.abc import Callable
@@ -275,6 +276,29 @@ def test_what_changes_after_it_was_shown_stays(
     assert says in ran.err
     assert [line["removed"] for line in ran.lines] == [False] * len(ran.lines)
     assert {path.name for path in store.folder(NAME).iterdir()} == graphs
+
+
+def test_what_stops_in_the_middle_serves_what_stays_and_is_finished_by_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = age(store, "torchscript").graph.name
+
+    def fail(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "unlink", fail)
+        first = run(prune.main, "--artifacts", store.root, "--yes")
+    assert (store.folder(NAME) / graph).exists()
+    load_from(store, "onnx", verify="full").close()
+    second = run(prune.main, "--artifacts", store.root, "--yes", "--json")
+
+    assert first.status == 1
+    assert f"{store.root} cannot be written: Read-only file system" in first.err
+    assert first.out.splitlines()[-1] == "0 B freed."
+    assert second.status == 0
+    assert graph in {line["name"] for line in second.lines}
+    assert not (store.folder(NAME) / graph).exists()
 
 
 def test_a_manifest_that_cannot_be_used_keeps_its_files(store: Store) -> None:
