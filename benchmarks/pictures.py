@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from exporters.verify import TILE
+from exporters.inputs import TILE
 from runtime.facts import HALF, Preprocessing
 from runtime.preprocess import preprocess
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine_facts import machine_facts
-from exporters.plan import RECIPE
 from runtime.backbones.timm_table import architectures, timm_version
+from runtime.manifest import RECIPE
 
 Rows = Mapping[str, Mapping[str, Any]]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import psutil
 
-from exporters.plan import RECIPE, Job, Outcome
+from exporters.plan import Job, Outcome
 from exporters.processes import context
 from runtime import registry
 from runtime.artifacts import open_store
 from runtime.backbones.timm_table import architectures
 from runtime.errors import BackboneError
-from runtime.manifest import Form
+from runtime.manifest import RECIPE, Form
 from runtime.request import Request, make_request
 
 VARIANTS: tuple[tuple[dict[str, Any], tuple[Form, ...]], ...] = (

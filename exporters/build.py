@@ -1,18 +1,16 @@
 """Command line: `python -m exporters.build`. State lives elsewhere: this file is loaded as `__main__`."""
 
 import argparse
-import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib import import_module
 
 from exporters import plan, workers
 from exporters.arguments import parser_of_build
 from exporters.plan import DEFAULT_VARIANTS, Job, Outcome
 from runtime import registry
-from runtime.arguments import join_negative
+from runtime.arguments import import_modules, join_negative
 from runtime.artifacts import open_store
 from runtime.commands import load_call
 from runtime.errors import BackboneError, OptionError, OutIndicesError
@@ -37,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("name the backbones to build (a name or a glob), or pass --all; see runtime.list_models()")
     try:
         jobs = _jobs(options)
-    except (BackboneError, ImportError) as error:
+    except BackboneError as error:
         parser.error(str(error))
     try:
         return _dry_run(jobs, options) if options.dry_run else _run(jobs, options)
@@ -53,8 +51,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     if "onnx" in options.format and not options.dry_run:
         check_installation(onnxruntime_distributions(), installed("onnxruntime"))  # verification will need it
     options.forms = _forms(options)
-    for module in options.imports:
-        import_module(module)
+    import_modules(options.imports)
     found = plan.names(options.names, options.exclude, options.all)
     if options.checkpoint_path is not None and len(found) > 1:
         raise OptionError(
@@ -138,7 +135,9 @@ def _steps(job: Job) -> list[plan.Step]:
 def _run(jobs: list[Job], options: argparse.Namespace) -> int:
     looked_at = [(job, _up_to_date(job)) for job in jobs]
     waiting = [job for job, ready in looked_at if not ready]
-    with _observer(len(waiting)) as observer:
+    from exporters import display
+
+    with display.observer(len(waiting)) as observer:
         outcomes = [outcome for _, ready in looked_at for outcome in ready] + workers.run(
             waiting, observer, parallel=options.jobs, timeout=options.timeout, fail_fast=options.fail_fast
         )
@@ -156,35 +155,26 @@ def _up_to_date(job: Job) -> list[Outcome]:
         steps = plan.plan(job, store)
     except BackboneError:
         return []  # told by the job's own process; the other models do not suffer from it
-    done = not publish.unfinished(store, model) and all(step.action == "skip" for step in steps)
+    unfinished = publish.staging_of(store, model).exists()  # a build goes on, or died: the next one has to clean up
+    done = not unfinished and all(step.action == "skip" for step in steps)
     return plan.skipped(job, steps) if done else []
 
 
-@contextlib.contextmanager
-def _observer(total: int) -> Iterator[workers.Observer]:
-    from exporters import display
-
-    out = display.console(stderr=True)
-    if not out.is_terminal:
-        yield display.PlainProgress(out, total)
-        return
-    with display.live(out) as progress:
-        yield display.LiveProgress(progress, total)
-
-
 def _report(jobs: list[Job], outcomes: list[Outcome], as_json: bool) -> None:
-    from exporters import display
-
     if as_json:
         for outcome in outcomes:
-            print(display.as_json(outcome))
+            print(json.dumps(outcome.to_json(), sort_keys=True))
         return
+    from exporters import display
+
     out = display.console()
     out.print(display.outcome_table(outcomes))
     for outcome in outcomes:
         if outcome.status == "failed":
             out.print(f"\n{display.line(outcome)}\n{outcome.detail}".rstrip(), markup=False)
-    out.print(f"\n{display.summary(outcomes)}", markup=False)
+    failed = any(outcome.status == "failed" for outcome in outcomes)
+    unpublished = " Nothing of what failed was published." if failed else ""
+    out.print(f"\n{display.summary(outcomes)}{unpublished}", markup=False)
     ready = {(o.model, o.variant, o.form) for o in outcomes if o.status != "failed"}
     calls = (
         load_call(job.request, form)

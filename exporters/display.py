@@ -1,8 +1,7 @@
 """How a build is shown: live on a terminal, plain lines elsewhere, JSON for machines."""
 
-import dataclasses
-import json
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +11,7 @@ from rich.table import Table
 from exporters.plan import Job, Outcome, Step
 from runtime.out_indices import label
 
-_STYLE = {"built": "green", "skipped": "dim", "failed": "bold red"}
+_STYLE = {"built": "green", "verified": "green", "skipped": "dim", "failed": "bold red"}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -81,6 +80,17 @@ def live(out: Console) -> Progress:
     return Progress(*columns, console=out, transient=True)
 
 
+@contextlib.contextmanager
+def observer(total: int) -> Iterator[LiveProgress | PlainProgress]:
+    """Show how `total` jobs go, on standard error, until the end of the block."""
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield PlainProgress(out, total)
+        return
+    with live(out) as progress:
+        yield LiveProgress(progress, total)
+
+
 def line(outcome: Outcome) -> str:
     """Return an outcome as one line."""
     what = f"{outcome.model} [{outcome.variant}] {outcome.form}: {outcome.status}"
@@ -122,14 +132,7 @@ def _table(*headers: str) -> Table:
     return table
 
 
-def as_json(item: Outcome) -> str:
-    """Return an outcome as one line of JSON."""
-    data = dataclasses.asdict(item)
-    return json.dumps({**data, **data.pop("form")}, sort_keys=True)
-
-
 def summary(outcomes: Sequence[Outcome]) -> str:
     """Return the closing line."""
     counts = {status: sum(o.status == status for o in outcomes) for status in _STYLE}
-    text = ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "nothing to do"
-    return f"{text}." + (" Nothing of what failed was published." if counts["failed"] else "")
+    return (", ".join(f"{count} {status}" for status, count in counts.items() if count) or "nothing to do") + "."

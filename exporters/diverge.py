@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from exporters import to_onnx
-from exporters.verify import relative_rms
+from exporters.parity import relative_rms
 from runtime import eager
 from runtime.request import Request
 

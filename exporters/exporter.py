@@ -11,6 +11,7 @@ from exporters.plan import Job
 from exporters.pool import WeightPool
 from exporters.reference import Reference, example
 from runtime.eager import EagerModel
+from runtime.errors import BackboneError
 from runtime.manifest import Form
 
 
@@ -49,11 +50,17 @@ class Exporter:
         Raises:
             ExportError: The exporter failed, or the graph does not keep what it must.
         """
+        if isinstance(self._writer, BackboneError):
+            raise type(self._writer)(*self._writer.args)
         return self._writer(form, pool, path)
 
     @cached_property
-    def _writer(self) -> Callable[[Form, WeightPool, Path], Written]:
-        return {"onnx": self._onnx, "pt2": self._pt2, "torchscript": self._torchscript}[self.format]()
+    def _writer(self) -> Callable[[Form, WeightPool, Path], Written] | BackboneError:
+        """What writes the forms; or why there is none, which is found out once and told for each of them."""
+        try:
+            return {"onnx": self._onnx, "pt2": self._pt2, "torchscript": self._torchscript}[self.format]()
+        except BackboneError as error:
+            return type(error)(*error.args)  # without its traceback, whose frames hold the weights
 
     def _onnx(self) -> Callable[[Form, WeightPool, Path], Written]:
         from exporters import to_onnx

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from exporters.inputs import Batch, verification_inputs
 from exporters.int8.calibration import DYNAMIC, bundled_calibration, load_calibration
 from exporters.reference import image_sizes
-from exporters.verify import Batch, verification_inputs
 from runtime.errors import BuildError
 from runtime.facts import Preprocessing
 from runtime.request import Request

@@ -11,13 +11,11 @@ from exporters.exporter import Exporter
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
 from exporters.publish import Workspace, store_errors, stored_file, workspace
-from exporters.reference import Reference, example, make_reference
-from exporters.verify import LIMITS, Measured, compare, gate, gate_float64, of_pictures, relative_rms, require_finite
+from exporters.reference import example, make_references
+from exporters.trial import Trial, measure, require_parity, worst
 from runtime import eager
 from runtime.artifacts import open_store, sha256_of
-from runtime.backbone import Backbone
 from runtime.errors import BackboneError, BuildError, VerificationError
-from runtime.load import device_of, serve_artifact
 from runtime.machine import installed
 from runtime.manifest import Artifact, Form, Manifest, StoredFile, TensorInfo
 from runtime.out_indices import label
@@ -47,12 +45,9 @@ def _build(job: Job, forms: list[Form], space: Workspace, report: Report) -> lis
     started = time.perf_counter()
     published = space.store.read(space.model)
     report("loading eager")
-    model = _load_eager(job.request)
+    model = load_eager(job.request)
     report("eager reference")
-    references = {
-        input: make_reference(job.request, model, input, [f.precision for f in forms if f.input == input])
-        for input in dict.fromkeys(form.input for form in forms)
-    }
+    references = make_references(job.request, model, forms)
     pool = WeightPool(space.published, published, space.staged)
     staged: list[Artifact] = []
     outcomes: list[Outcome] = []
@@ -68,10 +63,17 @@ def _build(job: Job, forms: list[Form], space: Workspace, report: Report) -> lis
                 outcomes += plan.failed(job, [form], error)
     del model, exporter  # a giant's eager weights and its session would not fit side by side
     space.stage(staged)
-    return outcomes + [_verify_and_publish(job, a, references[a.key.input], space, report, started) for a in staged]
+    trial = Trial(job.request, references, space.staging.root, job.threads)
+    return outcomes + [_verify_and_publish(trial, job, a, space, report, started) for a in staged]
 
 
-def _load_eager(request: Request) -> eager.EagerModel:
+def load_eager(request: Request) -> eager.EagerModel:
+    """Return the eager backbone of a request.
+
+    Raises:
+        BackboneError: As `runtime.eager.build`.
+        BuildError: A file that its function reads is missing.
+    """
     try:
         return eager.build(request)
     except OSError as error:  # a file that its function misses is not the store's fault
@@ -121,28 +123,24 @@ def _symbolic(request: Request, shape: tuple[Any, ...], divisor: int, input: str
 
 
 def _verify_and_publish(
-    job: Job, artifact: Artifact, reference: Reference, space: Workspace, report: Report, started: float
+    trial: Trial, job: Job, artifact: Artifact, space: Workspace, report: Report, started: float
 ) -> Outcome:
     form = artifact.key.form
     numbers: dict[str, Any] = {}
     try:
         report(f"verifying {form}")
-        measured = _verify(job, artifact, form.backends[0], reference, space)
-        numbers = {
-            "min_cosine": min(min(p.min_cosine, p.min_token_cosine) for p in measured.parities),
-            "max_abs": max(p.max_abs for p in measured.parities),
-            "relative_rms": max(p.relative_rms for p in measured.parities),
-        }
-        _pass_gate(job, form, measured)
+        measured = measure(trial, artifact, form.backends[0])
+        numbers = worst(measured)
+        require_parity(trial, artifact, measured)
         parity = {
-            "parity": record.parity(measured, reference),
-            "also_served_by": _verify_further(job, artifact, reference, space, report),
+            "parity": record.parity(measured, trial.reference(artifact)),
+            "also_served_by": _verify_further(trial, artifact, report),
         }
         report(f"publishing {form}")
         with store_errors(space.store.root):
             space.publish(replace(artifact, facts={**artifact.facts, **parity}))
     except VerificationError as error:
-        where = _locate(job.request, artifact, reference, space)
+        where = _locate(trial, artifact)
         return plan.failed(job, [form], VerificationError(f"{error}.{where} Nothing was published"), **numbers)[0]
     except BackboneError as error:
         return plan.failed(job, [form], error, **numbers)[0]
@@ -150,16 +148,14 @@ def _verify_and_publish(
     return plan.outcome(job, form, "built", seconds=time.perf_counter() - started, bytes=size, **numbers)
 
 
-def _verify_further(
-    job: Job, artifact: Artifact, reference: Reference, space: Workspace, report: Report
-) -> dict[str, Any]:
+def _verify_further(trial: Trial, artifact: Artifact, report: Report) -> dict[str, Any]:
     """Return the parity by each further backend that is installed and whose numbers pass; only these may serve."""
     passed: dict[str, Any] = {}
     for backend in filter(installed, artifact.key.form.backends[1:]):
         report(f"verifying {artifact.key.form} by {backend}")
         try:
-            measured = _verify(job, artifact, backend, reference, space)
-            _pass_gate(job, artifact.key.form, measured)
+            measured = measure(trial, artifact, backend)
+            require_parity(trial, artifact, measured)
         except BackboneError as error:
             report(f"{backend} will not serve it: {error}")
             continue
@@ -167,80 +163,15 @@ def _verify_further(
     return passed
 
 
-def load_staged(request: Request, artifact: Artifact, backend: str, root: Path, threads: int | None) -> Backbone:
-    """Return the staged artifact as load_model serves it: same checks, no fallback, every byte hashed."""
-    form = artifact.key.form
-    staged = replace(
-        request,
-        backend=backend,
-        precision=form.precision,
-        input=form.input,
-        artifacts=str(root),
-        device=_device(form),
-        on_fallback="error",
-        verify="full",
-        threads=threads,
-    )
-    return serve_artifact(staged, backend, artifact)
-
-
-def _device(form: Form) -> str | None:
-    """Return the device to verify on: what was made for CUDA runs there if CUDA starts, and else on the CPU."""
-    return None if form.target == "cuda" else "cpu"
-
-
-# Ranges of int8 are constants measured on pictures, and an artifact that takes uint8 is given nothing else.
-_CLIPPING = (Form("onnx", "cpu", "int8"),)
-
-
-def _verify(job: Job, artifact: Artifact, backend: str, reference: Reference, space: Workspace) -> Measured:
-    outputs, served_by = _serve(job, artifact, backend, reference, space)
-    require_finite(f"the artifact ({artifact.key.form})", reference.names, outputs)
-    keep = of_pictures if artifact.key.form in _CLIPPING else list
-    parities = compare(reference.names, keep(reference.outputs), keep(outputs))
-    own = reference.own_errors[artifact.key.precision]
-    new = [relative_rms(e, o) for e, o in zip(reference.exact, outputs[reference.exact_batch], strict=True)]
-    return Measured(parities, list(zip(own, new, strict=True)), served_by)
-
-
-def _serve(
-    job: Job, artifact: Artifact, backend: str, reference: Reference, space: Workspace
-) -> tuple[list[list[Any]], str]:
-    """Return the artifact's outputs for each batch, and what computed them."""
-    form = artifact.key.form
-    if form.target == "cuda" and form.precision != "fp32" and device_of(job.request, backend) == "cpu":
-        from exporters.half.emulation import read_staged, run_emulated
-
-        model = read_staged(space.staged / artifact.graph.name)
-        return run_emulated(model, reference.batches), "emulated on the CPU, every value rounded"
-    with load_staged(job.request, artifact, backend, space.staging.root, job.threads) as backbone:
-        outputs = [_run(backbone, batch) for batch in reference.batches]
-        served_by = " ".join([backbone.backend, *backbone.providers[:1]])
-    return [output if isinstance(output, list) else [output] for output in outputs], served_by
-
-
-def _run(backbone: Backbone, batch: Any) -> Any:
-    try:
-        return backbone(batch)
-    except Exception as error:  # whatever a runtime raises for a graph that only its export's batch fits
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise VerificationError(f"the artifact does not run on a batch {list(batch.shape)}: {lines[0]}") from error
-
-
-def _pass_gate(job: Job, form: Form, measured: Measured) -> None:
-    limits = LIMITS[form.precision, job.request.spec.preprocessing.spatial_dims]
-    gate(measured.parities, limits)
-    gate_float64(measured.float64, limits)
-
-
-def _locate(request: Request, artifact: Artifact, reference: Reference, space: Workspace) -> str:
+def _locate(trial: Trial, artifact: Artifact) -> str:
     """Return a sentence on where an ONNX graph leaves the eager backbone, as far as that can be told."""
     if artifact.key.form != Form("onnx"):
         return ""
     from exporters.diverge import first_diverging_node
 
+    request, names = trial.request, trial.reference(artifact).names
     try:
-        node = first_diverging_node(request, space.staged / artifact.graph.name, reference.names, example(request))
+        node = first_diverging_node(request, trial.graph(artifact), names, example(request))
     except Exception as error:  # the search must not hide what it was started for
         return f" The first diverging node was not found: {type(error).__name__}: {error}."
     return f" First diverging node: {node}." if node else ""

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
@@ -14,15 +14,13 @@ from runtime.artifacts import Store, file_problem
 from runtime.download import fetch
 from runtime.errors import BackboneError, InputError, OptionError, UnknownModelError, WeightsError
 from runtime.facts import LocalFile
-from runtime.manifest import INPUTS, TARGETS, Artifact, Form
+from runtime.manifest import INPUTS, RECIPE, TARGETS, Artifact, Form
 from runtime.manifest import PRECISIONS as ALL_PRECISIONS
 from runtime.out_indices import OutIndices, label
 from runtime.request import Request
 from runtime.requirements import EXTRAS
 from runtime.spec import BackboneSpec
 
-# Raised when the same inputs would now give other files.
-RECIPE = 3
 # In the order in which they are written: writing TorchScript empties the module.
 FORMATS = ("onnx", "pt2", "torchscript")
 DEFAULT_FORMATS = ("onnx", "torchscript")
@@ -54,6 +52,7 @@ class Job:
         imports: Modules that register further backbones.
         max_params: Skip a backbone that has more parameters.
         calibration: Folder of images that int8 ranges are measured on; `None` for the bundled tissue, `none` for none.
+        task: What its process does: `build`, or `verify` what is published.
     """
 
     request: Request
@@ -63,6 +62,7 @@ class Job:
     imports: tuple[str, ...] = ()
     max_params: int | None = None
     calibration: str | None = None
+    task: str = "build"
 
     @property
     def name(self) -> str:
@@ -81,7 +81,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one artifact: `built`, `skipped` or `failed`.
+    """What became of one artifact: `built`, `verified`, `skipped` or `failed`.
 
     Attributes:
         seconds: Since its process began.
@@ -102,6 +102,11 @@ class Outcome:
     max_abs: float | None = None
     relative_rms: float | None = None
     detail: str = field(default="", repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as JSON values, those of its form among the others."""
+        data = asdict(self)
+        return {**data, **data.pop("form")}
 
 
 def names(patterns: Sequence[str], exclude: Sequence[str], everything: bool) -> list[str]:

@@ -46,13 +46,13 @@ def context(preload: Sequence[str] = PRELOAD) -> ForkServerContext | SpawnContex
 
 
 def work(job: Job, connection: Connection, log: Path) -> None:
-    """Body of the child process: build, and send stages, then the outcomes."""
+    """Body of the child process: do the job, and send stages, then the outcomes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
-        connection.send([replace(outcome, peak_bytes=_peak_bytes()) for outcome in _build(job, connection)])
+        connection.send([replace(outcome, peak_bytes=_peak_bytes()) for outcome in _do(job, connection)])
     except BrokenPipeError:
         sys.exit("the parent process is gone")
 
@@ -66,18 +66,19 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _build(job: Job, connection: Connection) -> list[Outcome]:
+def _do(job: Job, connection: Connection) -> list[Outcome]:
     started = time.monotonic()
     try:
         for name in job.imports:
             import_module(name)
         import torch
 
-        from exporters import pipeline
+        from exporters import pipeline, published
 
         if job.threads is not None:
             torch.set_num_threads(job.threads)
-        return pipeline.build(job, connection.send)
+        task = {"build": pipeline.build, "verify": published.verify}[job.task]
+        return task(job, connection.send)
     except BackboneError as error:
         return plan.failed(job, job.forms, error, seconds=time.monotonic() - started)
     except Exception as error:

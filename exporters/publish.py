@@ -11,14 +11,15 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
-from runtime.artifacts import MANIFEST, Store, sha256_of
+from runtime.artifacts import MANIFEST, STAGING, Store, sha256_of
 from runtime.errors import StoreError
 from runtime.manifest import Artifact, Manifest, StoredFile
 
-STAGING = ".staging"
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 LOCKS = ".locks"
 
 
@@ -61,16 +62,12 @@ class Workspace:
         _sync(self.published)
         kept = tuple(a for a in self.store.read(self.model).artifacts if a.key != artifact.key)
         manifest = Manifest(self.model, (*kept, artifact))
-        _replace_text(self.published / MANIFEST, manifest.to_text())
+        replace_text(self.published / MANIFEST, manifest.to_text())
 
     def clean(self) -> None:
         """Remove the files that no artifact lists: replaced ones, and leftovers of a killed build."""
-        if not self.published.is_dir():
-            return
-        listed = {file.name for artifact in self.store.read(self.model).artifacts for file in artifact.files}
-        for path in self.published.iterdir():
-            if path.is_file() and path.name not in (*listed, MANIFEST):
-                path.unlink()
+        for path in self.store.unlisted(self.store.read(self.model)):
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -80,28 +77,49 @@ def workspace(store: Store, model: str) -> Iterator[Workspace]:
     Raises:
         StoreError: The folder cannot be written, or the disk is full.
     """
-    staging = _staging(store, model)
-    with store_errors(store.root):
-        (store.root / LOCKS).mkdir(parents=True, exist_ok=True)
-        with FileLock(store.root / LOCKS / f"{staging.name}.lock"):
+    staging = staging_of(store, model)
+    with store_errors(store.root), lock_of(store, model):
+        shutil.rmtree(staging, ignore_errors=True)
+        space = Workspace(store, Store(staging), model)
+        space.staged.mkdir(parents=True)
+        space.clean()
+        try:
+            yield space
+        finally:
             shutil.rmtree(staging, ignore_errors=True)
-            space = Workspace(store, Store(staging), model)
-            space.staged.mkdir(parents=True)
             space.clean()
-            try:
-                yield space
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-                space.clean()
-                _remove_if_empty(space.published)
+            remove_if_empty(space.published)
 
 
-def unfinished(store: Store, model: str) -> bool:
-    """Return whether a build of the model is going on, or died: the next one has to clean up."""
-    return _staging(store, model).exists()
+def lock_of(store: Store, model: str) -> "FileLock":
+    """Return the lock that whoever changes a model's folder holds."""
+    from filelock import FileLock
+
+    path = _lock_path(store, model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
 
 
-def _staging(store: Store, model: str) -> Path:
+def is_locked(store: Store, model: str) -> bool:
+    """Return whether somebody is changing the model's folder now."""
+    from filelock import FileLock, Timeout
+
+    path = _lock_path(store, model)
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _lock_path(store: Store, model: str) -> Path:
+    return store.root / LOCKS / f"{staging_of(store, model).name}.lock"
+
+
+def staging_of(store: Store, model: str) -> Path:
+    """Return the staging folder of a model's builds."""
     return store.root / STAGING / model.replace("/", "--")
 
 
@@ -152,7 +170,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
         _sync(target)
 
 
-def _replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole: whoever reads it sees the old text or the new."""
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -170,7 +189,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _remove_if_empty(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
+    """Remove a model's folder, and its publisher's, unless something is in them."""
     with contextlib.suppress(OSError):
         folder.rmdir()
         folder.parent.rmdir()

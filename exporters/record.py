@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from exporters import plan
+from exporters.gate import Measured
 from exporters.reference import Reference
-from exporters.verify import Measured
 from runtime.eager import EagerModel
 from runtime.manifest import Form
 from runtime.request import Request

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from exporters.verify import EXACT_BATCH, relative_rms, require_finite, verification_images, verification_inputs
+from exporters.gate import require_finite
+from exporters.inputs import EXACT_BATCH, verification_images, verification_inputs
+from exporters.parity import relative_rms
 from runtime.eager import EagerModel
 from runtime.facts import Preprocessing
+from runtime.manifest import Form
 from runtime.preprocess import normalise
 from runtime.request import Request
 
@@ -35,6 +38,18 @@ class Reference:
     exact: list[Any]
     exact_batch: int
     own_errors: Mapping[str, list[float]]
+
+
+def make_references(request: Request, model: EagerModel, forms: Sequence[Form]) -> dict[str, Reference]:
+    """Return the reference of each input contract among the forms, with what eager gives in their precisions.
+
+    Raises:
+        VerificationError: Eager itself gives values that are not finite.
+    """
+    return {
+        input: make_reference(request, model, input, [f.precision for f in forms if f.input == input])
+        for input in dict.fromkeys(form.input for form in forms)
+    }
 
 
 def make_reference(

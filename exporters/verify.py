@@ -1,275 +1,105 @@
-"""The gate: an artifact is published only if its numbers are the eager backbone's."""
+"""Command line: `python -m exporters.verify`. State lives elsewhere: this file is loaded as `__main__`."""
 
-import math
+import argparse
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from exporters.plan import Outcome
+from exporters.variants import Published, compare_hashes, matching, plan_jobs, read
+from runtime.artifacts import Store, open_store
+from runtime.errors import DeviceError, OptionError
+from runtime.machine import installed, nvidia_driver
+from runtime.providers import parse_device
+from runtime.arguments import add_common, device, import_modules, parser_of
+from runtime.terminal.output import complain, say, say_json, size, table
+from runtime.terminal.status import exit_status
 
-from runtime.errors import VerificationError
-from runtime.facts import HALF, Preprocessing
-from runtime.preprocess import normalise
+EPILOG = """examples:
+  python -m exporters.verify                                  # everything published, as its build verified it
+  python -m exporters.verify "pathology/*" --device cuda      # on this machine's GPU
+  python -m exporters.verify --hash                           # only the SHA-256 of every file: no torch, no images
 
-Batch = NDArray[np.float32]
+Each artifact is served as load_model would serve it and compared with eager PyTorch, by every backend that may serve
+it, under the limits of the build. Nothing is changed.
 
-# A crop of scikit-image's immunohistochemistry example: colon, DAB and haematoxylin.
-TILE = Path(__file__).with_name("verification_tile.png")
-# Batch sizes the export did not see (it traces with 2), for images and for volumes: one batch of eight volumes would
-# need more memory than building the largest backbone does.
-BATCHES = {2: (1, 3, 8), 3: (1, 3)}
-# The batch that is compared with float64: of a single image either side's error can be luck (a factor of two and more
-# for an embedding of 200 numbers); a volume is a million voxels, and a second one would take minutes.
-EXACT_BATCH = {2: 1, 3: 0}
+exit status: 0 everything that could be tried here passed, 1 something failed or nothing could be tried, 2 wrong usage
+or nothing is published under the names, 130 interrupted"""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a precision may differ by.
-
-    Attributes:
-        relative_rms: Root mean square of the difference over that of the reference, worst image.
-        cosine: Smallest cosine per image.
-        token_cosine: Smallest cosine per token (position of a feature map).
-        float64_ratio: Error against float64, over the eager backbone's own error at the same precision.
-    """
-
-    cosine: float
-    token_cosine: float
-    relative_rms: float = math.inf
-    float64_ratio: float = math.inf
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = parser_of("python -m exporters.verify", "Verify published artifacts again, on this machine.", EPILOG)
+    add = parser.add_argument
+    add("globs", nargs="*", default=["*"], metavar="GLOB", help="published models, such as pathology/* (default: all)")
+    add("--hash", action="store_true", help="only compare the SHA-256 of every file with the manifest")
+    add("--device", type=device, metavar="DEVICE", help="cpu, cuda or cuda:1; default: what each was made for")
+    add("--checkpoint-path", metavar="FILE", help="what the artifacts of a local checkpoint were built from")
+    add("--timeout", type=float, metavar="SECONDS", help="kill the verification of a variant that takes longer")
+    add_common(parser, "one JSON object per artifact")
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    return exit_status(lambda: _run(options))
 
 
-# Where a batch of floats holds the image whose pixels no 8-bit picture can have. Of int8, whose ranges are those of
-# pictures, it asks only to stay finite.
-EXTREME = 3
+def _run(options: argparse.Namespace) -> int:
+    import_modules(options.imports)
+    store = open_store(options.artifacts)
+    found, broken = read(store, matching(store, options.globs))
+    for error in broken:
+        complain(error)
+    outcomes = compare_hashes(store, found) if options.hash else _verify(store, found, options)
+    _report(outcomes, options.json)
+    if not broken and not any(outcome.status in ("verified", "failed") for outcome in outcomes):
+        complain("nothing could be verified here")
+        return 1
+    return 1 if broken or any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
-# A float32 number is stored to half of this, relatively: where eager is luckier than that, luck is not the yardstick.
-EPSILON = float(np.finfo(np.float32).eps)
-# By precision and spatial dimensions: instance norms over a whole volume sum a million numbers in another order.
-# Eager has no int8 to compare with: its cosine to float32 decides.
-_HALF = Limits(cosine=0.9995, token_cosine=0.999, float64_ratio=1.5)
-_INT8 = Limits(cosine=0.995, token_cosine=-1.0)
-LIMITS = {
-    ("fp32", 2): Limits(0.999999, 0.999999, relative_rms=1e-5, float64_ratio=2.0),
-    ("fp32", 3): Limits(0.999999, 0.999999, relative_rms=1e-4, float64_ratio=2.0),
-    **{(precision, dims): _HALF for precision in ("fp16", "bf16") for dims in (2, 3)},
-    **{("int8", dims): _INT8 for dims in (2, 3)},
-}
+def _verify(store: Store, found: Sequence[Published], options: argparse.Namespace) -> list[Outcome]:
+    if missing := [package for package in ("torch", "timm", "safetensors", "rich") if not installed(package)]:
+        raise OptionError(
+            f"Comparing with eager PyTorch needs {', '.join(missing)}: pip install 'backbone-runtime[export]'. "
+            "Without, --hash compares the files with their manifests."
+        )
+    if parse_device(options.device)[0] == "cuda" and not nvidia_driver():
+        raise DeviceError(f"--device {options.device}: no NVIDIA driver is present (libcuda cannot be loaded).")
+    from exporters import display, workers
 
-
-@dataclass(frozen=True)
-class Parity:
-    """How far one output lies from the reference, over all verification inputs."""
-
-    name: str
-    relative_rms: float
-    min_cosine: float
-    min_token_cosine: float
-    max_abs: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the numbers, rounded to what is meaningful."""
-        return {k: v if isinstance(v, str) else _round(v) for k, v in asdict(self).items()}
-
-
-def _round(value: float) -> float:
-    # Cosines lie so close to 1 that three digits would say nothing.
-    return round(value, 12) if value > 0.5 else float(f"{value:.3g}")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What verification measured of an artifact.
-
-    Attributes:
-        parities: Per output.
-        float64: Per output: eager's relative RMS error against float64, and the artifact's.
-        served_by: The backend, and onnxruntime's provider, that computed it.
-    """
-
-    parities: Sequence[Parity]
-    float64: Sequence[tuple[float, float]]
-    served_by: str
-
-
-def verification_inputs(facts: Preprocessing, sizes: Sequence[tuple[int, ...]]) -> list[Batch]:
-    """Return the batches every artifact is tried on: real tissue, noise, a constant, and extremes."""
-    batches = BATCHES[facts.spatial_dims]
-    return [_batch(facts, size, count, seed) for size in sizes for seed, count in enumerate(batches)]
-
-
-def verification_images(facts: Preprocessing, sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.uint8]]:
-    """Return the same for artifacts that take images, uint8 [B, H, W, C]."""
-    batches = BATCHES[facts.spatial_dims]
-    return [_images(facts, size, count, seed) for size in sizes for seed, count in enumerate(batches)]
-
-
-def _images(facts: Preprocessing, size: tuple[int, int], count: int, seed: int) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(seed)
-    shape = (*size, facts.channels)
-    made = [
-        _pixels(facts, size, seed),
-        rng.integers(0, 256, shape, dtype=np.uint8),
-        np.full(shape, 64, dtype=np.uint8),
-        rng.choice(np.array([0, 255], dtype=np.uint8), size=shape),
-        *(_pixels(facts, size, seed + 1 + i) for i in range(count)),
-    ]
-    return np.stack(made[:count])
-
-
-def _batch(facts: Preprocessing, size: tuple[int, ...], count: int, seed: int) -> Batch:
-    rng = np.random.default_rng(seed)
-    shape = (facts.channels, *size)
-    made = [
-        _tile(facts, size, seed),
-        rng.standard_normal(shape, dtype=np.float32),
-        np.full(shape, 0.25, dtype=np.float32),
-        # Pixels far outside the normalised range, as a wrong scaling would give.
-        rng.choice(np.array([-20.0, 20.0], dtype=np.float32), size=shape),
-        *(_tile(facts, size, seed + 1 + i) for i in range(count)),
-    ]
-    return np.ascontiguousarray(np.stack(made[:count]))
-
-
-def _tile(facts: Preprocessing, size: tuple[int, ...], position: int) -> Batch:
-    """Return a piece of the bundled tissue image as model input; another piece for each position.
-
-    A volume is a stack of such pieces.
-    """
-    if len(size) == 3:
-        return np.stack([_tile(facts, size[1:], position + depth) for depth in range(size[0])], axis=1)
-    neutral = HALF[: facts.channels]
-    stated = replace(facts, mean=facts.mean or neutral, std=facts.std or neutral)
-    tile: Batch = normalise(_pixels(facts, (size[0], size[1]), position)[None], stated)[0]
-    return tile
-
-
-def _pixels(facts: Preprocessing, size: tuple[int, int], position: int) -> NDArray[np.uint8]:
-    """Return a piece of the bundled tissue image, [H, W, C]."""
-    step = 24 * position % 120
-    piece = _tissue().crop((step, step, step + 224, step + 224)).resize((size[1], size[0]))
-    if facts.channels == 1:
-        piece = piece.convert("L")
-    return np.asarray(piece, dtype=np.uint8).reshape(*size, facts.channels)
-
-
-@cache
-def _tissue() -> Image.Image:
-    with Image.open(TILE) as picture:
-        return picture.convert("RGB")
-
-
-def compare(names: Sequence[str], reference: list[list[Any]], candidate: list[list[Any]]) -> list[Parity]:
-    """Return the parity of each output over all batches.
-
-    Raises:
-        VerificationError: Number or shapes of the outputs differ.
-    """
-    for expected, got in zip(reference, candidate, strict=True):
-        shapes = [tuple(o.shape) for o in expected], [tuple(o.shape) for o in got]
-        if shapes[0] != shapes[1]:
-            raise VerificationError(f"outputs have shapes {shapes[1]}, eager gives {shapes[0]}")
-    return [_parity(name, [b[i] for b in reference], [b[i] for b in candidate]) for i, name in enumerate(names)]
-
-
-def of_pictures(batches: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Return the outputs without those for the image that no picture can be."""
-    return [
-        [np.delete(output, [EXTREME], axis=0) if len(output) > EXTREME else output for output in b] for b in batches
-    ]
-
-
-def require_finite(who: str, names: Sequence[str], batches: list[list[Any]]) -> None:
-    """Raise if any value is NaN or infinite."""
-    for batch in batches:
-        for name, output in zip(names, batch, strict=True):
-            bad = int(output.size - np.isfinite(output).sum())
-            if bad:
-                raise VerificationError(f"{name} of {who}: {bad} of {output.size} values are not finite")
-
-
-def _parity(name: str, expected: list[Any], got: list[Any]) -> Parity:
-    # One image at a time: the float64 copies of a batch of volumes would not fit into memory.
-    images = [pair for batches in zip(expected, got, strict=True) for pair in zip(*batches, strict=True)]
-    per_image = [_compare_one(np.asarray(e[None], np.float64), np.asarray(g[None], np.float64)) for e, g in images]
-    relative, cosine, token, absolute = zip(*per_image, strict=True)
-    return Parity(name, float(np.max(relative)), float(np.min(cosine)), float(np.min(token)), float(np.max(absolute)))
-
-
-def _compare_one(expected: NDArray[np.float64], got: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    flat = expected.reshape(len(expected), -1), got.reshape(len(got), -1)
-    difference = flat[1] - flat[0]
-    relative = _over(np.sqrt((difference**2).mean(1)), np.sqrt((flat[0] ** 2).mean(1)))
-    tokens = (
-        _tokens(expected) if expected.ndim > 2 else flat[0],
-        _tokens(got) if got.ndim > 2 else flat[1],
+    jobs, outcomes = plan_jobs(
+        store, found, device=options.device, checkpoint_path=options.checkpoint_path, imports=tuple(options.imports)
     )
-    return float(relative.max()), _min_cosine(*flat), _min_cosine(*tokens), float(np.abs(difference).max())
+    with display.observer(len(jobs)) as observer:
+        return outcomes + workers.run(jobs, observer, timeout=options.timeout)
 
 
-def _tokens(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.moveaxis(maps, 1, -1).reshape(-1, maps.shape[1])
+_HEADERS = ("MODEL", "OUTPUTS", "FORM", "STATUS", "MIN COSINE", "MAX DIFF", "REL RMS", "SIZE", "NOTE")
 
 
-def _min_cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    # What is all zeros in both (a token behind a ReLU) is equal; what is all zeros in one only is not alike at all.
-    cosines = np.where(norms == 0, 0.0, _over((a * b).sum(1), norms))
-    return float(np.where(a.any(1) | b.any(1), cosines, 1.0).min())
+def _report(outcomes: Sequence[Outcome], as_json: bool) -> None:
+    if as_json:
+        for outcome in outcomes:
+            say_json(outcome.to_json())
+        return
+    say(table(_HEADERS, map(_row, outcomes)))
+    for outcome in outcomes:
+        if outcome.status == "failed" and outcome.detail:
+            say(f"\n{outcome.model} [{outcome.variant}] {outcome.form}:\n{outcome.detail}".rstrip())
+    counts = {status: sum(o.status == status for o in outcomes) for status in ("verified", "skipped", "failed")}
+    say("\n" + ", ".join(f"{count} {status}" for status, count in counts.items() if count))
 
 
-def _over(error: Any, size: Any) -> Any:
-    """Return error / size; no error is 0, also where size is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(error == 0, 0.0, error / size)
+def _row(outcome: Outcome) -> tuple[str, ...]:
+    return (
+        outcome.model,
+        outcome.variant,
+        str(outcome.form),
+        outcome.status,
+        "" if outcome.min_cosine is None else f"{outcome.min_cosine:.9f}",
+        "" if outcome.max_abs is None else f"{outcome.max_abs:.2g}",
+        "" if outcome.relative_rms is None else f"{outcome.relative_rms:.2g}",
+        size(outcome.bytes) if outcome.bytes else "",
+        outcome.note.replace("\n", " "),
+    )
 
 
-def gate(parities: Sequence[Parity], limits: Limits) -> None:
-    """Raise unless every output keeps the limits. Written so that NaN fails.
-
-    Raises:
-        VerificationError: Naming each output that does not.
-    """
-    problems = []
-    for parity in parities:
-        if not parity.relative_rms <= limits.relative_rms:
-            problems.append(f"{parity.name}: relative RMS {parity.relative_rms:.3g} > {limits.relative_rms:g}")
-        for what, cosine, limit in (
-            ("image", parity.min_cosine, limits.cosine),
-            ("token", parity.min_token_cosine, limits.token_cosine),
-        ):
-            if not cosine >= limit:
-                problems.append(f"{parity.name}: min cosine per {what} {cosine:.7f} < {limit}")
-    if problems:
-        raise VerificationError("; ".join(problems))
-
-
-def gate_float64(errors: Sequence[tuple[float, float]], limits: Limits) -> None:
-    """Raise unless the artifact's error against float64 is of the size of the eager backbone's own.
-
-    Args:
-        errors: Per output: eager's relative RMS error against float64, and the artifact's.
-        limits: Of the precision.
-
-    Raises:
-        VerificationError: It is larger than the limit times eager's.
-    """
-    for own, got in errors:
-        if not got <= limits.float64_ratio * max(own, EPSILON):
-            raise VerificationError(
-                f"relative RMS error against float64 is {got:.3g}, eager's own is {own:.3g}: "
-                f"more than {limits.float64_ratio:g} times as large"
-            )
-
-
-def relative_rms(reference: NDArray[Any], other: NDArray[Any]) -> float:
-    """Return the RMS of the difference over the RMS of the reference."""
-    exact = np.asarray(reference, np.float64)
-    error = np.sqrt(((np.asarray(other, np.float64) - exact) ** 2).mean())
-    return float(_over(error, np.sqrt((exact**2).mean())))
+if __name__ == "__main__":
+    sys.exit(main())

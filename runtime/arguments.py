@@ -1,10 +1,62 @@
-"""What command lines have in common: how a user writes out_indices, sizes, options. Standard library only."""
+"""What command lines have in common: shared arguments, and how a user writes out_indices, sizes and options."""
 
 import argparse
 import json
+import sys
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from runtime.errors import DeviceError, OptionError
 from runtime.out_indices import OutIndices
+from runtime.providers import parse_device
+
+
+def parser_of(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Return the parser of a command, such as `python -m runtime list`; its help ends with `epilog` as it is."""
+    return argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_common(parser: argparse.ArgumentParser, json_help: str, *, imports: bool = True) -> None:
+    """Add --artifacts and --json; and --import for commands that look names up in the registry."""
+    add = parser.add_argument
+    add("--artifacts", metavar="DIR", help="folder of artifacts (default: $BACKBONE_ARTIFACTS, else ./artifacts)")
+    if imports:
+        add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers more backbones")
+    add("--json", action="store_true", help=json_help)
+
+
+def import_modules(names: list[str]) -> None:
+    """Import what registers further backbones.
+
+    Modules are looked for where the command runs, too: `python -m` does so, an installed command does not by itself.
+
+    Raises:
+        OptionError: There is no such module, or it cannot be imported.
+    """
+    if names and not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.insert(0, str(Path.cwd()))
+    for name in names:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise OptionError(
+                f"--import {name}: {error}. Name a module that lies where you run this, or on PYTHONPATH."
+            ) from error
+
+
+def device(text: str) -> str:
+    """Return a device as it was spelt: `cpu`, `cuda` or `cuda:1`."""
+    try:
+        parse_device(text)
+    except DeviceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def join_negative(arguments: list[str]) -> list[str]:
@@ -19,7 +71,7 @@ def join_negative(arguments: list[str]) -> list[str]:
 
 
 def out_indices(text: str) -> tuple[OutIndices]:
-    """Return `(None,)` for none, a number or several: argparse would take a bare `None` for no answer."""
+    """Return what `none`, `2` or `-2,-4` ask for, in a tuple of one: argparse takes None for nothing given."""
     if text.lower() in ("none", "embedding"):
         return (None,)
     try:
@@ -30,7 +82,7 @@ def out_indices(text: str) -> tuple[OutIndices]:
 
 
 def image_size(text: str) -> int | tuple[int, ...] | str:
-    """Return the side, the sides or `dynamic`, from 224, 224x448 or dynamic."""
+    """Return what `224`, `224x448` or `dynamic` ask for."""
     if text == "dynamic":
         return text
     try:
@@ -41,7 +93,7 @@ def image_size(text: str) -> int | tuple[int, ...] | str:
 
 
 def option(text: str) -> tuple[str, Any]:
-    """Return name and value of NAME=VALUE; what is no JSON is a string."""
+    """Return name and value of `NAME=VALUE`; a value that is JSON (or Python's True, False, None) is read as such."""
     name, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")

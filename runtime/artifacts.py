@@ -17,10 +17,12 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import ArtifactCorruptError, ManifestError
+from runtime.errors import ArtifactCorruptError, ManifestError, StoreError
 from runtime.manifest import Artifact, Manifest, StoredFile, rebuild
 
 MANIFEST = "manifest.json"
+# Inside the store, beside the models: what is being built.
+STAGING = ".staging"
 ENVIRONMENT_VARIABLE = "BACKBONE_ARTIFACTS"
 
 
@@ -33,6 +35,48 @@ class Store:
     def folder(self, model: str) -> Path:
         """Return the folder of one model."""
         return self.root / model
+
+    def models(self) -> list[str]:
+        """Return the models that have a manifest here, sorted; none where the folder is missing.
+
+        Raises:
+            StoreError: The folder cannot be read.
+        """
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise StoreError(f"{error.filename} cannot be read: {error.strerror}. Mend its permissions.") from error
+
+        found = []
+        for folder, below, files in os.walk(self.root, onerror=refuse):
+            below[:] = [name for name in below if not name.startswith(".")]  # locks and unfinished builds
+            if MANIFEST in files and Path(folder) != self.root:
+                found.append(Path(folder).relative_to(self.root).as_posix())
+        return sorted(found)
+
+    def problems(self, manifest: Manifest, *, full: bool = False) -> dict[StoredFile, str]:
+        """Return what is wrong with files that a manifest lists, each looked at once, however many artifacts share it.
+
+        Args:
+            manifest: Of one of this store's models.
+            full: Compare SHA-256, not sizes alone.
+        """
+        folder = self.folder(manifest.model)
+        files = dict.fromkeys(file for artifact in manifest.artifacts for file in artifact.files)
+        found = {file: file_problem(folder / file.name, file, full) for file in files}
+        return {file: problem for file, problem in found.items() if problem}
+
+    def unlisted(self, manifest: Manifest) -> list[Path]:
+        """Return the files in a model's folder that its manifest does not list: replaced ones, leftovers, strangers."""
+        folder = self.folder(manifest.model)
+        listed = {file.name for artifact in manifest.artifacts for file in artifact.files} | {MANIFEST}
+        paths = folder.iterdir() if folder.is_dir() else ()
+        return sorted(path for path in paths if path.is_file() and path.name not in listed)
+
+    def unfinished(self) -> list[Path]:
+        """Return the staging folders: of builds that are going on, or that died."""
+        staging = self.root / STAGING
+        return sorted(path for path in staging.iterdir() if path.is_dir()) if staging.is_dir() else []
 
     def read(self, model: str) -> Manifest:
         """Return what is published of `model`; an empty manifest when nothing is.

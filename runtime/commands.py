@@ -38,9 +38,11 @@ def build_command(request: Request, form: Form) -> str:
     return shlex.join(command)
 
 
-def load_call(request: Request, form: Form) -> str:
-    """Return the Python call that loads the artifact which answers `request` in `form`."""
-    given: dict[str, Any] = {"backend": form.backends[0]}
+def load_call(request: Request, form: Form, backend: str | None = None) -> str:
+    """Return the call that loads the artifact which answers `request` in `form`, by its first backend or this one."""
+    given: dict[str, Any] = {"backend": backend or form.backends[0]}
+    if request.device is not None:
+        given["device"] = request.device
     if form.precision != "fp32":
         given["precision"] = form.precision
     if form.input != "float32":

@@ -134,7 +134,7 @@ def serve(request: Request) -> Backbone:
     request.size, request.canonical  # noqa: B018  (raise on bad values before anything is read)
     store = open_store(request.artifacts)
     manifest = Manifest(request.spec.name) if request.backend == "eager" else store.read(request.spec.name)
-    selection = select(request, manifest, _obstacles(request), partial(device_of, request))
+    selection = select(request, manifest, obstacles(request), partial(device_of, request))
     if selection.backend is None:
         raise _most_telling(selection.rejected)(selection.reasons)
     if selection.backend == "eager" and selection.rejected:
@@ -192,22 +192,22 @@ def device_of(request: Request, backend: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _obstacles(request: Request) -> dict[str, str]:
+def obstacles(request: Request) -> dict[str, str]:
     """Return the backends that cannot run here, and why."""
-    obstacles: dict[str, str] = {}
+    found: dict[str, str] = {}
     try:
         check_installation(onnxruntime_distributions(), installed("onnxruntime"))
     except DependencyError as error:
-        obstacles["onnx"] = str(error)
+        found["onnx"] = str(error)
     if not installed("openvino"):
-        obstacles["openvino"] = openvino.MISSING
+        found["openvino"] = openvino.MISSING
     hint = missing_for_eager(request.spec)
     if not installed("torch"):
-        obstacles |= {backend: f"backend={backend!r}: {hint}" for backend in ("pt2", "torchscript")}
+        found |= {backend: f"backend={backend!r}: {hint}" for backend in ("pt2", "torchscript")}
     if hint is not None:
         refusal = "backend='eager':" if request.backend == "eager" else "Eager torch cannot serve it either:"
-        obstacles["eager"] = f"{refusal} {hint}"
-    return obstacles
+        found["eager"] = f"{refusal} {hint}"
+    return found
 
 
 def open_session(request: Request, backend: str, artifact: Artifact | None) -> Session:

@@ -54,13 +54,19 @@ def gpu_name(index: int) -> str | None:
     return name.value.decode()
 
 
-def engine_machine(index: int) -> dict[str, str | None]:
-    """Return what an engine of TensorRT is tied to: names and versions of the GPU, its driver and the libraries."""
-    versions: dict[str, str | None] = {"gpu": gpu_name(index), "driver": None, "tensorrt": None}
+def driver_version() -> str | None:
+    """Return the version of CUDA that the NVIDIA driver knows, as it spells it: `13000` is 13.0."""
     number = ctypes.c_int()
     with contextlib.suppress(OSError, AttributeError):
         if not ctypes.CDLL(_NVIDIA_DRIVER).cuDriverGetVersion(ctypes.byref(number)):
-            versions["driver"] = str(number.value)
+            return str(number.value)
+    return None
+
+
+def engine_machine(index: int) -> dict[str, str | None]:
+    """Return what an engine of TensorRT is tied to: names and versions of the GPU, its driver and the libraries."""
+    versions: dict[str, str | None] = {"gpu": gpu_name(index), "driver": None, "tensorrt": None}
+    versions["driver"] = driver_version()
     with contextlib.suppress(OSError, AttributeError):
         versions["tensorrt"] = str(ctypes.CDLL("libnvinfer.so.10").getInferLibVersion())
     for name in onnxruntime_distributions():

@@ -10,6 +10,8 @@ from runtime.errors import ManifestError
 from runtime.out_indices import Canonical, label
 
 SCHEMA_VERSION = 2
+# Of how artifacts are made: raised when a build of the same inputs would now give other files.
+RECIPE = 3
 TARGETS = ("cpu", "cuda")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 INPUTS = ("float32", "uint8")
@@ -163,6 +165,11 @@ class Artifact:
     def graph(self) -> StoredFile:
         """The graph file."""
         return self.files[0]
+
+    @property
+    def outdated(self) -> bool:
+        """Whether another recipe than this release's made it; its numbers are still those it was verified with."""
+        return bool(self.facts.get("versions", {}).get("recipe") != str(RECIPE))
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest entry."""

@@ -52,6 +52,21 @@ class Selection:
         return "\n".join(map(str, self.rejected)) or None
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One backend's chance to answer a request.
+
+    Attributes:
+        backend: Its name.
+        artifact: What it would serve from; `None` for eager torch.
+        rejected: Why it cannot serve; `None` if it can.
+    """
+
+    backend: str
+    artifact: Artifact | None
+    rejected: BackboneError | None
+
+
 def select(
     request: Request, manifest: Manifest, obstacles: Mapping[str, str], device_of: Callable[[str], str]
 ) -> Selection:
@@ -64,29 +79,43 @@ def select(
         device_of: Where a backend would run, `cpu` or `cuda`; asked only for backends that are considered.
     """
     rejected: list[BackboneError] = []
-    for backend in _candidates(request, device_of):
-        if obstacle := _obstacle(request, backend, obstacles, device_of):
-            rejected.append(obstacle)
-            if backend == request.backend:
-                break
-            continue
-        if backend == "eager":
-            return Selection(backend, None, tuple(rejected))
-        wanted = forms(request, backend, device_of(backend))
-        artifact = find_artifact(request, manifest, wanted)
-        if artifact is not None and backend in verified_by(artifact):
-            return Selection(backend, artifact, tuple(rejected))
-        reason = missing(request, manifest, wanted[0]) if artifact is None else unverified(request, artifact, backend)
-        rejected.append(ArtifactNotFoundError(reason))
+    for backend in candidates(request, device_of):
+        found = consider(request, backend, manifest, obstacles, device_of)
+        if found.rejected is None:
+            return Selection(backend, found.artifact, tuple(rejected))
+        rejected.append(found.rejected)
+        if backend == request.backend and not isinstance(found.rejected, ArtifactNotFoundError):
+            break
     return Selection(None, None, tuple(rejected))
 
 
-def _candidates(request: Request, device_of: Callable[[str], str]) -> tuple[str, ...]:
+def candidates(request: Request, device_of: Callable[[str], str]) -> tuple[str, ...]:
+    """Return the backends that may answer a request, the most preferred first."""
     if request.backend != "auto":
         return PREFERENCE[request.backend]
     if request.providers is not None:  # they are onnxruntime's
         return UNMEASURED
     return order(device_of("openvino"), request.precision)
+
+
+def consider(
+    request: Request,
+    backend: str,
+    manifest: Manifest,
+    obstacles: Mapping[str, str],
+    device_of: Callable[[str], str],
+) -> Candidate:
+    """Return whether `backend` can answer a request, and from what; the arguments are those of `select`."""
+    if obstacle := _obstacle(request, backend, obstacles, device_of):
+        return Candidate(backend, None, obstacle)
+    if backend == "eager":
+        return Candidate(backend, None, None)
+    wanted = forms(request, backend, device_of(backend))
+    artifact = find_artifact(request, manifest, wanted)
+    if artifact is not None and backend in verified_by(artifact):
+        return Candidate(backend, artifact, None)
+    reason = missing(request, manifest, wanted[0]) if artifact is None else unverified(request, artifact, backend)
+    return Candidate(backend, None, ArtifactNotFoundError(reason))
 
 
 def _obstacle(

@@ -16,7 +16,7 @@ from exporters import pipeline, plan
 from exporters.plan import Job
 from runtime import list_models
 from runtime.artifacts import MANIFEST
-from runtime.manifest import ArtifactKey, Form
+from runtime.manifest import RECIPE, ArtifactKey, Form
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def _remove(folder: Path) -> None:
             "build",
             f"stale: torch 1.0 -> {plan.versions('onnx', request_for('test/own').spec)['torch']}",
         ),
-        (_edit(lambda a: a["versions"].pop("recipe")), "build", f"stale: recipe unknown -> {plan.RECIPE}"),
+        (_edit(lambda a: a["versions"].pop("recipe")), "build", f"stale: recipe unknown -> {RECIPE}"),
         (_edit(lambda a: a["source"].update(id="hf://old")), "build", "stale: source hf://old -> None"),
         (_edit(lambda a: a["key"].update(weights="random:0")), "build", "no artifact"),
         (_cut, "build", "damaged: embedding.cpu.fp32.*.onnx has 0 bytes, the manifest says *"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from exporters import to_onnx
 from exporters.float64 import run_in_float64
+from exporters.gate import LIMITS, gate, gate_float64, require_finite
 from exporters.half.casts import compute_in_half
 from exporters.half.conversion import to_half
 from exporters.half.eager import run_in_half
@@ -24,9 +25,10 @@ from exporters.half.emulation import emulate, run_emulated
 from exporters.half.islands import float_nodes
 from exporters.half.ranges import float_values, measure
 from exporters.in_memory import open_runner
+from exporters.inputs import verification_inputs
 from exporters.optimise import optimise
+from exporters.parity import compare, relative_rms
 from exporters.pool import WeightPool
-from exporters.verify import LIMITS, compare, gate, gate_float64, relative_rms, require_finite, verification_inputs
 from runtime.errors import VerificationError
 from runtime.facts import HALF, Preprocessing
 from runtime.loud import draw_loud, settle

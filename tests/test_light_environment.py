@@ -1,5 +1,6 @@
 """Where torch is not: the installed wheel in fresh environments, and this one with torch blocked."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -176,6 +177,32 @@ def test_what_needs_torch_names_the_extra_that_brings_it(light: Environment, cal
 
     assert kind == "DependencyError"
     assert "torch is not installed: pip install 'backbone-runtime[eager]'" in message
+
+
+def script(environment: Environment, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run an installed console script."""
+    return environment.run(str(environment.python.with_name(name)), *map(str, arguments))
+
+
+def test_the_installed_commands_work_where_torch_is_not(light: Environment, built: Path) -> None:
+    store = ("--artifacts", built)
+
+    examined = script(light, "backbone", "doctor", "--hash", "--import", "plugin", *store, "--json")
+    listed = script(light, "backbone", "list", "--built", *store, "--json")
+    explained = script(
+        light, "backbone", "info", "test/tiny_vit", "--weights=random", "--import=plugin", *store, "--json"
+    )
+    hashed = script(light, "backbone-verify", "--hash", *store, "--json")
+
+    for ran in (examined, listed, explained, hashed):
+        assert ran.returncode == 0, (ran.stdout, ran.stderr)
+    findings = {line["topic"]: line for line in map(json.loads, examined.stdout.splitlines())}
+    assert findings["onnxruntime"]["says"].startswith("onnxruntime ")
+    assert findings["files"]["status"] == "PASS"
+    assert "installed: cpu; " in findings["extras"]["says"]
+    assert json.loads(listed.stdout)["model"] == "test/tiny_vit"
+    assert json.loads(explained.stdout)["serves"] == "onnx"
+    assert [json.loads(line)["status"] for line in hashed.stdout.splitlines()] == ["verified"] * 4
 
 
 def test_building_without_its_packages_is_one_line_and_exit_status_2(light: Environment) -> None:

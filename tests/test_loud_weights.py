@@ -7,7 +7,8 @@ import torch
 from tiny_backbones import TINY
 from torch import Tensor, nn
 
-from exporters.verify import LIMITS, relative_rms
+from exporters.gate import LIMITS
+from exporters.parity import relative_rms
 from runtime import eager, registry
 from runtime.backbones.timm_vit import timm_vit
 from runtime.loud import draw_loud, settle

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exporters import optimise, to_onnx
+from exporters.parity import relative_rms
 from exporters.passes.activations import fuse_silu
 from exporters.passes.registers import pad_for_registers
-from exporters.verify import relative_rms
 from runtime.errors import ExportError
 from runtime.loud import draw_loud
 from runtime.transformers_modules import TokenEmbedding

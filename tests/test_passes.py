@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from exporters import optimise, to_onnx
 from exporters.float64 import run_in_float64
+from exporters.gate import EPSILON
+from exporters.parity import relative_rms
 from exporters.passes.activations import fuse_gelu, fuse_silu
 from exporters.passes.attention import fuse_attention
 from exporters.passes.layer_scale import fold_layer_scale
 from exporters.passes.layout import cancel_transposes
 from exporters.passes.normalisation import fuse_skip_normalisation
 from exporters.passes.tokens import compute_read_token_only, pad_for_prefix_tokens
-from exporters.verify import EPSILON, relative_rms
 from runtime.errors import ExportError
 from runtime.loud import draw_loud
 

@@ -13,8 +13,9 @@ import torch
 from conftest import FORMATS, FORMS, request_for
 
 from exporters import pipeline, to_onnx
+from exporters.gate import LIMITS
+from exporters.parity import relative_rms
 from exporters.plan import Job
-from exporters.verify import LIMITS, relative_rms
 from runtime import load_model
 from runtime.artifacts import MANIFEST, Store
 from runtime.errors import ArtifactNotFoundError, VerificationError

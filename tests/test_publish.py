@@ -17,10 +17,10 @@ import torch
 from conftest import FORMATS, FORMS, request_for
 
 from exporters import pipeline, publish
+from exporters.parity import relative_rms
 from exporters.plan import Job
-from exporters.verify import relative_rms
 from runtime import load_model
-from runtime.artifacts import MANIFEST, Store
+from runtime.artifacts import MANIFEST, STAGING, Store
 from runtime.manifest import Form
 
 NAME = "test/two_stages"
@@ -91,7 +91,7 @@ def assert_tidy(root: Path) -> None:
     listed = {file.name for a in Store(root).read(NAME).artifacts for file in a.files}
     assert {path.name for path in folder.iterdir()} == {*listed, MANIFEST}
     assert {path.stat().st_nlink for path in folder.iterdir()} == {1}
-    assert list((root / publish.STAGING).iterdir()) == []
+    assert list((root / STAGING).iterdir()) == []
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -138,8 +138,8 @@ def die_after_the_first_file() -> None:
 
 
 def die_before_old_files_are_removed() -> None:
-    write = publish._replace_text
-    publish._replace_text = lambda *what: (write(*what), builds.die())  # type: ignore[assignment]
+    write = publish.replace_text
+    publish.replace_text = lambda *what: (write(*what), builds.die())  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(

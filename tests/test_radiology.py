@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from exporters import to_onnx, to_torchscript
 from exporters.float64 import run_in_float64
+from exporters.gate import EPSILON, LIMITS
 from exporters.optimise import optimise
+from exporters.parity import relative_rms
 from exporters.passes.statistics import LONG
-from exporters.verify import EPSILON, LIMITS, relative_rms
 from runtime import registry
 from runtime.backbones.monai_encoders import segresnet, sides, swin_unetr
 from runtime.errors import OptionError, OutIndicesError, WeightsError

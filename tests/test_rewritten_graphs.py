@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from exporters import optimise, to_onnx
 from exporters.attention import attention
 from exporters.float64 import run_in_float64
+from exporters.gate import EPSILON
+from exporters.parity import relative_rms
 from exporters.passes import statistics
-from exporters.verify import EPSILON, relative_rms
 from runtime.errors import ExportError
 from runtime.loud import draw_loud
 

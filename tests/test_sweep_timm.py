@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks import sweep_report, sweep_timm, sweep_worker
-from exporters.plan import RECIPE
 from runtime.backbones.timm_table import architectures
+from runtime.manifest import RECIPE
 
 
 def row(name: str, status: str = "built", reason: str = "", **facts: Any) -> dict[str, Any]:

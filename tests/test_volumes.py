@@ -7,9 +7,9 @@ import pytest
 from conftest import FORMS, request_for
 
 from exporters import pipeline
+from exporters.gate import LIMITS
 from exporters.plan import Job
 from exporters.reference import make_reference
-from exporters.verify import LIMITS
 from runtime import eager, load_model
 from runtime.artifacts import open_store
 from runtime.errors import InputError, ManifestError, OptionError

@@ -9,7 +9,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from exporters.half.casts import compute_in_half
 from exporters.half.islands import MARGIN, Reason, find_islands, float_nodes
 from exporters.half.ranges import measure
-from exporters.verify import Batch
+from exporters.inputs import Batch
 
 
 def to_half(model: ir.Model, *, precision: str, batches: Sequence[Batch]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.in_memory import open_runner
-from exporters.verify import Batch
+from exporters.inputs import Batch
 
 FLOAT = "tensor(float)"
 

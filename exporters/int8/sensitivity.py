@@ -10,7 +10,7 @@ from exporters.in_memory import open_runner
 from exporters.int8.layers import Group, find_groups
 from exporters.int8.quantisation import constant
 from exporters.int8.recipes import Recipe
-from exporters.verify import compare
+from exporters.parity import compare
 
 Batch = NDArray[np.float32]
 Outputs = list[NDArray[np.float32]]

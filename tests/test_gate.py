@@ -9,18 +9,9 @@ import torch
 from conftest import request_for
 
 from exporters.float64 import run_in_float64
-from exporters.verify import (
-    LIMITS,
-    Limits,
-    Parity,
-    compare,
-    gate,
-    gate_float64,
-    of_pictures,
-    relative_rms,
-    require_finite,
-    verification_inputs,
-)
+from exporters.gate import LIMITS, Limits, gate, gate_float64, require_finite
+from exporters.inputs import of_pictures, verification_inputs
+from exporters.parity import Parity, compare, relative_rms
 from runtime import eager
 from runtime.errors import VerificationError
 from runtime.facts import HALF, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
