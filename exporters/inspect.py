@@ -10,10 +10,10 @@ from typing import Any
 
 from exporters.contents import describe, of_graph, read_graph
 from runtime import registry
+from runtime.arguments import add_common, parser_of
 from runtime.artifacts import open_store
 from runtime.errors import BackboneError, OptionError, UnknownModelError
 from runtime.machine import installed
-from runtime.arguments import add_common, parser_of
 from runtime.terminal.output import complain, say, say_json, size, table
 from runtime.terminal.status import exit_status
 

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 
 from exporters.leftovers import Pruning, Removal, decide, look, models, remove
+from runtime.arguments import add_common, parser_of
 from runtime.artifacts import Store, open_store
 from runtime.errors import BackboneError, OptionError, UnknownModelError
 from runtime.machine import installed
-from runtime.arguments import add_common, parser_of
 from runtime.terminal.output import complain, remark, say, say_json, size, table
 from runtime.terminal.status import exit_status
 

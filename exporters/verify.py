@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from exporters.plan import Outcome
 from exporters.variants import Published, compare_hashes, matching, plan_jobs, read
+from runtime.arguments import add_common, device, import_modules, parser_of
 from runtime.artifacts import Store, open_store
 from runtime.errors import DeviceError, OptionError
 from runtime.machine import installed, nvidia_driver
 from runtime.providers import parse_device
-from runtime.arguments import add_common, device, import_modules, parser_of
 from runtime.terminal.output import complain, say, say_json, size, table
 from runtime.terminal.status import exit_status
 

@@ -4,10 +4,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
-from runtime.arguments import join_negative
+from runtime.arguments import import_modules, join_negative
 from runtime.embedding import display
 from runtime.embedding.arguments import parser_of_embed
 from runtime.embedding.run import embed
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keywords = _keywords(options)
         with display.bar(display.console()) as progress:
             summary: Summary = embed(options.model, options.images, progress=progress, **keywords)
-    except (*WRONG_USAGE, ImportError) as error:
+    except WRONG_USAGE as error:
         parser.error(str(error))
     except BackboneError as error:
         _say(f"error: {error}")
@@ -41,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _keywords(options: argparse.Namespace) -> dict[str, Any]:
     """Return the keywords of `runtime.embed` that were given."""
-    for module in options.imports:
-        import_module(module)
+    import_modules(options.imports)
     given = {name: value for name, value in vars(options).items() if name not in OWN and value is not None}
     (given["out_indices"],) = options.out_indices
     if twice := [name for name, _ in options.option if name in given]:

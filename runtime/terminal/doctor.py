@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from runtime.arguments import add_common, import_modules, parser_of
 from runtime.doctor.checks import examine
 from runtime.doctor.examination import gather
 from runtime.doctor.verdict import FAIL, WARN, Finding
-from runtime.arguments import add_common, import_modules, parser_of
 from runtime.terminal.output import say, say_json
 from runtime.terminal.status import exit_status
 

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime import registry
-from runtime.manifest import INPUTS, PRECISIONS
-from runtime.request import BACKENDS, Request, make_request
-from runtime.spec import BackboneSpec
 from runtime.arguments import (
     add_common,
     device,
@@ -19,6 +16,9 @@ from runtime.arguments import (
     out_indices,
     parser_of,
 )
+from runtime.manifest import INPUTS, PRECISIONS
+from runtime.request import BACKENDS, Request, make_request
+from runtime.spec import BackboneSpec
 from runtime.terminal.explained import explain
 from runtime.terminal.output import say, say_json, size
 from runtime.terminal.status import exit_status

@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from runtime import registry
+from runtime.arguments import add_common, import_modules, parser_of
 from runtime.artifacts import Store, open_store
 from runtime.errors import ManifestError, UnknownModelError
 from runtime.manifest import Manifest
 from runtime.spec import BackboneSpec
 from runtime.terminal import described
-from runtime.arguments import add_common, import_modules, parser_of
 from runtime.terminal.output import remark, say, say_json, size, table
 from runtime.terminal.status import exit_status
 
