@@ -10,7 +10,6 @@ from exporters import plan, record
 from exporters.exporter import Exporter
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
-from exporters.publish import Workspace, store_errors, stored_file, workspace
 from exporters.reference import Reference, example, make_reference
 from exporters.verify import LIMITS, Measured, compare, gate, gate_float64, of_pictures, relative_rms, require_finite
 from runtime import eager
@@ -21,6 +20,7 @@ from runtime.load import device_of, serve_artifact
 from runtime.machine import installed
 from runtime.manifest import Artifact, Form, Manifest, StoredFile, TensorInfo
 from runtime.out_indices import label
+from runtime.publishing import Workspace, store_errors, stored_file, workspace
 from runtime.request import Request
 
 # Called with the name of each stage as it begins.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runtime.backbone import Backbone
     from runtime.load import load_model
     from runtime.model_from_registry import ModelFromRegistry
+    from runtime.sharing.pulling import pull
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "errors",
     "list_models",
     "load_model",
+    "pull",
     "register_model",
     "wrappers",
 ]
@@ -40,6 +42,7 @@ _LAZY = {
     "Backbone": "runtime.backbone",
     "load_model": "runtime.load",
     "ModelFromRegistry": "runtime.model_from_registry",
+    "pull": "runtime.sharing.pulling",
 }
 
 

@@ -16,10 +16,10 @@ import tiny_backbones
 import torch
 from conftest import FORMATS, FORMS, request_for
 
-from exporters import pipeline, publish
+from exporters import pipeline
 from exporters.plan import Job
 from exporters.verify import relative_rms
-from runtime import load_model
+from runtime import load_model, publishing
 from runtime.artifacts import MANIFEST, Store
 from runtime.manifest import Form
 
@@ -91,7 +91,7 @@ def assert_tidy(root: Path) -> None:
     listed = {file.name for a in Store(root).read(NAME).artifacts for file in a.files}
     assert {path.name for path in folder.iterdir()} == {*listed, MANIFEST}
     assert {path.stat().st_nlink for path in folder.iterdir()} == {1}
-    assert list((root / publish.STAGING).iterdir()) == []
+    assert list((root / publishing.STAGING).iterdir()) == []
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -114,7 +114,7 @@ def test_a_build_killed_at_any_stage_leaves_what_was_published(stage: str, root:
 
     done = {(LAST, "onnx")} if stage in STAGES[-2:] else set()
     assert_whole(root, in_both(EMBEDDING) | done)
-    with publish.workspace(Store(root), NAME):  # the next build cleans up before anything else
+    with publishing.workspace(Store(root), NAME):  # the next build cleans up before anything else
         assert_whole(root, in_both(EMBEDDING) | done)
     assert_tidy(root)
     if not done:
@@ -133,13 +133,13 @@ def die_before_renaming(suffix: str) -> None:
 
 
 def die_after_the_first_file() -> None:
-    put = publish._put
-    publish._put = lambda *where: (put(*where), builds.die())  # type: ignore[assignment]
+    put = publishing._put
+    publishing._put = lambda *where: (put(*where), builds.die())  # type: ignore[assignment]
 
 
 def die_before_old_files_are_removed() -> None:
-    write = publish._replace_text
-    publish._replace_text = lambda *what: (write(*what), builds.die())  # type: ignore[assignment]
+    write = publishing._replace_text
+    publishing._replace_text = lambda *what: (write(*what), builds.die())  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Killed at any instant, the store still serves what it served before: readers open only what a manifest lists, and
 every file's name carries the hash of its content, so nothing listed is ever changed. Leftovers are removed by the next
-build of the same model, which holds the model's lock.
+build or pull of the same model, which holds the model's lock.
 """
 
 import contextlib
@@ -53,14 +53,13 @@ class Workspace:
                 _link_or_copy(self.published / file.name, self.staged / file.name)
         (self.staged / MANIFEST).write_text(Manifest(self.model, tuple(artifacts)).to_text(), encoding="utf-8")
 
-    def publish(self, artifact: Artifact) -> None:
-        """Move the artifact's new files to their place, then list it in the manifest instead of its predecessor."""
+    def publish(self, *artifacts: Artifact) -> None:
+        """Move the artifacts' new files to their place, then list them in the manifest in their predecessors' stead."""
         self.published.mkdir(parents=True, exist_ok=True)
-        for file in artifact.files:
+        for file in {file.name: file for artifact in artifacts for file in artifact.files}.values():
             _put(self.staged / file.name, self.published / file.name)
         _sync(self.published)
-        kept = tuple(a for a in self.store.read(self.model).artifacts if a.key != artifact.key)
-        manifest = Manifest(self.model, (*kept, artifact))
+        manifest = self.store.read(self.model).merged(artifacts)
         _replace_text(self.published / MANIFEST, manifest.to_text())
 
     def clean(self) -> None:
