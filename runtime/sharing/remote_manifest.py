@@ -1,7 +1,8 @@
 """Manifests that somebody else wrote: nothing in them is believed that could do harm here. Standard library only."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from runtime.artifacts import MANIFEST
 from runtime.errors import ManifestError
@@ -40,6 +41,19 @@ def _problem(manifest: Manifest) -> str | None:
             return f"lists {file.name!r} with two contents"
     if len({artifact.key for artifact in manifest.artifacts}) < len(manifest.artifacts):
         return "lists two artifacts with one key"
+    return next((problem for a in manifest.artifacts if (problem := _wrong_facts(a.facts))), None)
+
+
+def _wrong_facts(facts: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the facts that are read later, by load_model or for a model card."""
+    for name in ("also_served_by", "parity", "preprocessing", "source"):
+        if not isinstance(facts.get(name, {}), dict):
+            return f"has {name!r} that is no object"
+    outputs = facts.get("parity", {}).get("outputs", [])
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        return "has a parity whose outputs are no objects"
+    if not all(isinstance(output.get("min_cosine", 0.0), int | float | None) for output in outputs):
+        return "has a cosine that is no number"
     return None
 
 
