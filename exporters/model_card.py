@@ -50,16 +50,27 @@ def _repository(artifact: Artifact) -> str | None:
 
 
 def _introduction(repo: str, manifests: Sequence[Manifest]) -> str:
-    first = min(manifest.model for manifest in manifests)
+    first = min(manifests, key=lambda manifest: manifest.model)
     return (
         "Vision backbones as verified artifacts: each gives the numbers of its eager PyTorch original, and is served "
         "without PyTorch. Built, verified and pushed with `backbone-runtime`, which compares every file with the "
         "SHA-256 of its manifest.\n\n"
-        f"```python\nfrom runtime import load_model\n\nmodel = load_model({_plain(first)!r}, "
-        f'artifacts="hf://{repo}")\n```\n\n'
+        f"```python\nfrom runtime import load_model\n\nmodel = load_model({_plain(first.model)!r}"
+        f'{_weights(first)}, artifacts="hf://{repo}")\n```\n\n'
         f"```console\n$ python -m runtime.pull {repo}\n```\n\n"
         "Append `@` and a commit to the repository's name to get the same files for ever.\n"
     )
+
+
+def _weights(manifest: Manifest) -> str:
+    """Return the keywords without which load_model would ask for the published weights."""
+    kinds = sorted({artifact.key.weights for artifact in manifest.artifacts})
+    if not kinds or "pretrained" in kinds or kinds[0].startswith("initial:"):
+        return ""
+    kind, _, seed = kinds[0].partition(":")
+    if kind != "random":
+        return f", weights={_plain(kinds[0])!r}"
+    return ', weights="random"' + (f", seed={_plain(seed)}" if seed != "0" else "")
 
 
 def _section(manifest: Manifest) -> str:

@@ -99,7 +99,7 @@ def _tell(push: Push, planned: Plan, done: Pushed | None) -> None:
     else:
         where = done.pull_request or f"{push.address}, commit {done.commit}"
         print(f"Pushed {planned.bytes / 1e6:.1f} MB: {where}.")
-        print(f'Next: runtime.load_model({push.models[0]!r}, artifacts="hf://{push.address.repo}@{done.commit}")')
+        print(f"Next: python -m runtime.pull {push.address.repo}@{done.commit}")
 
 
 def _tell_machines(push: Push, planned: Plan, done: Pushed | None) -> None:

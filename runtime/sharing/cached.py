@@ -24,7 +24,7 @@ from runtime.manifest import Artifact, Manifest
 from runtime.publishing import store_errors, workspace
 from runtime.request import Request
 from runtime.sharing.address import Address, parse_address
-from runtime.sharing.pulling import PROGRAMS, install
+from runtime.sharing.pulling import PROGRAMS, forget_downloads, install
 from runtime.sharing.remote_manifest import files_of, parse
 from runtime.sharing.snapshot import RemoteFile, Snapshot, take
 
@@ -72,6 +72,7 @@ def bring(request: Request, artifact: Artifact) -> None:
     with workspace(store, model) as space:
         others = [folder / model for folder in store.root.parent.iterdir() if folder != store.root]
         install(space, snapshot, [artifact], others)
+        forget_downloads(store, snapshot, model)
 
 
 def _is_here(store: Store, model: str, artifact: Artifact) -> bool:

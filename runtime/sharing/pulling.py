@@ -86,7 +86,7 @@ def pull_model(store: Store, snapshot: Snapshot, model: str, allow_code: bool = 
         wanted = [a for a in manifest.artifacts if allow_code or a.key.format not in PROGRAMS]
         left_out = tuple(a.key.describe() for a in manifest.artifacts if a not in wanted)
         fetched, changed = install(space, snapshot, wanted) if wanted else (0, False)
-        _forget_downloads(store, snapshot, model)
+        forget_downloads(store, snapshot, model)
         return Pulled(model, snapshot.commit, tuple(a.key.describe() for a in wanted), left_out, fetched, changed)
 
 
@@ -147,7 +147,8 @@ def _downloads(store: Store, snapshot: Snapshot, model: str) -> Path:
     return folder
 
 
-def _forget_downloads(store: Store, snapshot: Snapshot, model: str) -> None:
+def forget_downloads(store: Store, snapshot: Snapshot, model: str) -> None:
+    """Remove what was kept of a model's downloads in case the pull would be interrupted."""
     folder = _downloads(store, snapshot, model)
     shutil.rmtree(folder, ignore_errors=True)
     if not any(folder.parent.iterdir()):
