@@ -38,11 +38,15 @@ class Client:
 
     def run(self, what: str, *arguments: object, file_limit: int | None = None) -> Ended:
         """Run the command `push` or `pull`, `load` or `runtime.pull`; `file_limit` bytes are all the disk takes."""
-        assert self.process.stdin is not None
+        self.start(what, *arguments, file_limit=file_limit)
         assert self.process.stdout is not None
+        return Ended(*json.loads(self.process.stdout.readline()))
+
+    def start(self, what: str, *arguments: object, file_limit: int | None = None) -> None:
+        """Let it begin, and do not wait."""
+        assert self.process.stdin is not None
         given = [a if isinstance(a, dict) else str(a) for a in arguments]
         print(json.dumps([what, given, file_limit]), file=self.process.stdin, flush=True)
-        return Ended(*json.loads(self.process.stdout.readline()))
 
 
 @contextmanager
