@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from exporters.redistribution import PERMITTING, Terms, terms_of
+from runtime.errors import OptionError
 from runtime.manifest import Artifact, Manifest
+from runtime.sharing.address import is_address, parse_address
 
 # By this a card is known to be ours; one that somebody wrote by hand is left alone.
 MARK = "<!-- Written by `python -m exporters.push` from the manifests: the next push writes it again. -->"
@@ -45,8 +47,12 @@ def _repository(artifact: Artifact) -> str | None:
     """Return the repository of the hub that the weights came from."""
     source: Any = artifact.facts.get("source") or {}
     name = str(source.get("id") or "")
-    published = artifact.key.weights == "pretrained" and name.startswith("hf://")
-    return name.removeprefix("hf://").partition("@")[0] if published else None
+    if artifact.key.weights != "pretrained" or not is_address(name):
+        return None
+    try:
+        return parse_address(name).repo
+    except OptionError:
+        return None  # a manifest is what somebody else wrote
 
 
 def _introduction(repo: str, manifests: Sequence[Manifest]) -> str:

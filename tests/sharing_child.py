@@ -34,8 +34,14 @@ def load(name: str, options: dict[str, Any]) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         backbone = runtime.load_model(name, **options)
-    told = {"backend": backbone.backend, "warnings": [str(w.message) for w in caught]}
-    print(json.dumps(told | {"artifacts": backbone._request.artifacts, "output": backbone(images).tolist()}))
+    outputs = backbone(images)
+    told = {
+        "backend": backbone.backend,
+        "warnings": [str(w.message) for w in caught],
+        "artifacts": backbone._request.artifacts,
+        "output": [o.tolist() for o in outputs] if isinstance(outputs, list) else outputs.tolist(),
+    }
+    print(json.dumps(told))
     return 0
 
 
