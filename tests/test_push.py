@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from environments import ROOT
 from hub_server import Hub, sha256
 from loopback import Answer, serving
 from shared_stores import NAME, change, files_under, flipped, is_embedding, is_maps, part_of
@@ -15,6 +16,7 @@ from exporters import push as command
 from exporters.model_card import MARK
 from runtime.artifacts import MANIFEST, Store
 from runtime.manifest import Manifest
+from runtime.sharing.command import parser_of_pull
 
 REPO = "our-lab/backbones"
 
@@ -397,3 +399,11 @@ def test_control_c_ends_with_130(
 
     assert command.main([REPO, "--artifacts", str(store.root)]) == 130
     assert capsys.readouterr().err == "interrupted: nothing was pushed; run the same command to go on\n"
+
+
+def test_the_documentation_names_every_option() -> None:
+    page = (ROOT / "docs" / "sharing.md").read_text()
+    parsers = (command.parser_of_push(), parser_of_pull())
+    options = {name for parser in parsers for action in parser._actions for name in action.option_strings}
+
+    assert {name for name in options - {"-h", "--help"} if f"`{name}" not in page} == set()

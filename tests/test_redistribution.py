@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from environments import ROOT
 
 from exporters.redistribution import Terms, obstacles, require_permission, restricted, terms_of
 from runtime import list_models, registry
@@ -88,3 +89,10 @@ def test_of_the_registry_only_backbones_with_a_permitting_licence_pass() -> None
 
     licences = {registry.find(n).licence for n in passing if not isinstance(registry.find(n).source, LibraryInit)}
     assert licences == {"Apache-2.0", "MIT", "BSD-3-Clause", "AGPL-3.0", "GPL-3.0"}
+
+
+def test_the_documentation_shows_the_refusal_as_it_is() -> None:
+    with pytest.raises(RedistributionError) as caught:
+        require_permission([of("pathology/mahmood_uni")], "our-lab/backbones")
+
+    assert f"error: {caught.value}\n" in (ROOT / "docs" / "sharing.md").read_text()
