@@ -17,6 +17,8 @@ import yaml
 from loopback import Answer, Asked, Loopback
 
 TOKEN = "hf_owner"
+# Of somebody who may read what is public, and open pull requests.
+GUEST = "hf_guest"
 _LARGE = (".onnx", ".data", ".torchscript", ".pt2")
 _LICENCES = ("apache-2.0", "mit", "cc-by-nc-nd-4.0", "other")
 Files = dict[str, bytes]
@@ -168,7 +170,7 @@ class Hub:
         return as_json(201)
 
     def _preupload(self, asked: Asked, name: str, revision: str) -> Answer:
-        if not may_write(asked):
+        if not may_commit(asked):
             return error(403, "You have no right to do that")
         if (commit := self.repositories[name].resolve(revision)) is None:
             return error(404, "Invalid rev id", "RevisionNotFound")
@@ -221,6 +223,8 @@ class Hub:
         repo, pull_request = self.repositories[name], "create_pr=1" in asked.query
         header, *operations = (json.loads(line) for line in asked.body.splitlines())
         at = repo.resolve(revision)
+        if not may_commit(asked):
+            return error(403, "You have no right to do that")
         if at is None:
             return error(404, "Invalid rev id", "RevisionNotFound")
         if not pull_request and header["value"].get("parentCommit", at) != at:
@@ -265,6 +269,12 @@ class Hub:
 def may_write(asked: Asked) -> bool:
     """Return whether a request carries the owner's token."""
     return asked.headers.get("authorization") == f"Bearer {TOKEN}"
+
+
+def may_commit(asked: Asked) -> bool:
+    """Return whether a request may change the branch, or opens a pull request for somebody with an account."""
+    guest = asked.headers.get("authorization") == f"Bearer {GUEST}"
+    return may_write(asked) or (guest and "create_pr=1" in asked.query)
 
 
 def listed(path: str, body: bytes) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from builds import run_command
 
 from runtime.artifacts import named_address, open_store, place
 from runtime.errors import OptionError
@@ -81,3 +82,12 @@ def test_a_commit_has_its_place_in_the_users_cache(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     assert open_store(f"hf://a/b@{COMMIT}").root == tmp_path / "backbone-runtime" / "hub" / "a--b" / COMMIT
+
+
+def test_a_build_does_not_write_to_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKBONE_ARTIFACTS", "hf://a/b")
+
+    ran = run_command("test/tiny_vit", "--weights", "random", "--dry-run")
+
+    assert ran.status == 2
+    assert "hf://a/b is a repository of the Hugging Face hub: load_model serves from it" in ran.err

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from environments import ROOT
-from hub_server import Hub, sha256
+from hub_server import GUEST, Hub, sha256
 from loopback import Answer, serving
 from shared_stores import NAME, change, files_under, flipped, is_embedding, is_maps, part_of
 from sharing_client import Client, client
@@ -157,6 +157,18 @@ def test_a_pull_request_leaves_the_main_branch_alone(hub: Hub, owner: Client, st
     assert (ended.status, repo.refs["main"]) == (0, before)
     assert (told["pull_request"], told["commit"]) == (f"{hub.url}/{REPO}/discussions/1", repo.refs["refs/pr/1"])
     assert files_under(store.root).items() <= repo.commits[told["commit"]].items()
+
+
+def test_a_pull_request_needs_no_right_to_write(hub: Hub, store: Store, tmp_path: Path) -> None:
+    repo = hub.hold(REPO)
+    with client(tmp_path / "guest", hub.url, HF_TOKEN=GUEST) as guest:
+        directly = guest.run("push", REPO, "--artifacts", store.root)
+        proposed = guest.run("push", REPO, "--artifacts", store.root, "--create-pr")
+
+    assert (directly.status, proposed.status) == (1, 0)
+    assert "You have no right to do that" in directly.err
+    assert f"Pushed 0.4 MB: {hub.url}/{REPO}/discussions/1." in proposed.out
+    assert files_under(store.root).items() <= repo.commits[repo.refs["refs/pr/1"]].items()
 
 
 def test_a_new_repository_is_private_if_asked(hub: Hub, owner: Client, store: Store) -> None:

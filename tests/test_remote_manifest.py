@@ -77,6 +77,8 @@ def test_a_file_outside_its_folder_or_with_a_name_of_its_own_is_refused(name: st
         (file(bytes="many"), "is not a valid manifest"),
         (entry(files=[]), "an artifact without files"),
         (entry(key=KEY.to_json()), "two artifacts with one key"),
+        (entry(key=KEY.to_json() | {"weights": "random:0\x1b[2J"}), "an artifact whose key cannot be printed"),
+        (entry(key=KEY.to_json() | {"options": {"a": "\x07"}}), "an artifact whose key cannot be printed"),
         (entry(key=[]), "is not a valid manifest"),
         (entry(source=["MIT"]), "has 'source' that is no object"),
         (entry(also_served_by=5), "has 'also_served_by' that is no object"),

@@ -24,7 +24,7 @@ from runtime.manifest import Artifact, Manifest
 from runtime.publishing import store_errors, workspace
 from runtime.request import Request
 from runtime.sharing.address import Address, parse_address
-from runtime.sharing.pulling import PROGRAMS, forget_downloads, install
+from runtime.sharing.pulling import DATA, forget_downloads, install
 from runtime.sharing.remote_manifest import files_of, parse
 from runtime.sharing.snapshot import RemoteFile, Snapshot, take
 
@@ -53,7 +53,7 @@ def published(request: Request) -> Manifest:
         if not path.is_file():
             _keep_manifest(_snapshot(address), model, path)
         manifest = parse(path.read_text(encoding="utf-8"), f"{address}/{model}/{MANIFEST}", model)
-    allowed = (a for a in manifest.artifacts if a.key.format not in PROGRAMS or a.key.format == request.backend)
+    allowed = (a for a in manifest.artifacts if a.key.format in (*DATA, request.backend))
     return Manifest(model, tuple(allowed))
 
 

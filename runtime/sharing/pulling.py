@@ -14,8 +14,8 @@ from runtime.sharing.address import parse_address
 from runtime.sharing.remote_manifest import files_of, merge
 from runtime.sharing.snapshot import Snapshot, take
 
-# Formats whose files are programs: whoever loads one runs what its author wrote.
-PROGRAMS = ("torchscript", "pt2")
+# Formats whose files are data. Any other is a program: whoever loads it runs what its author wrote.
+DATA = ("onnx",)
 DOWNLOADS = ".downloads"
 
 
@@ -83,7 +83,7 @@ def pull_model(store: Store, snapshot: Snapshot, model: str, allow_code: bool = 
     """Bring one model of a repository into the store; see `pull` for what it may raise."""
     with workspace(store, model) as space:
         manifest = snapshot.read(model, _downloads(store, snapshot, model))
-        wanted = [a for a in manifest.artifacts if allow_code or a.key.format not in PROGRAMS]
+        wanted = [a for a in manifest.artifacts if allow_code or a.key.format in DATA]
         left_out = tuple(a.key.describe() for a in manifest.artifacts if a not in wanted)
         fetched, changed = install(space, snapshot, wanted) if wanted else (0, False)
         forget_downloads(store, snapshot, model)

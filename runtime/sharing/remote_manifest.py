@@ -41,6 +41,8 @@ def _problem(manifest: Manifest) -> str | None:
             return f"lists {file.name!r} with two contents"
     if len({artifact.key for artifact in manifest.artifacts}) < len(manifest.artifacts):
         return "lists two artifacts with one key"
+    if not all(artifact.key.describe().isprintable() for artifact in manifest.artifacts):
+        return "lists an artifact whose key cannot be printed"
     return next((problem for a in manifest.artifacts if (problem := _wrong_facts(a.facts))), None)
 
 
