@@ -5,7 +5,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from exporters.pushing import Plan, Push, Pushed, carry_out, find_models, plan
+from exporters.push_plan import Plan, Push, plan
+from exporters.pushing import Pushed, carry_out, find_models
 from exporters.redistribution import restricted
 from runtime.artifacts import open_store
 from runtime.errors import ArtifactNotFoundError, BackboneError, OptionError
