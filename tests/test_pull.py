@@ -264,10 +264,14 @@ def test_what_came_whole_before_it_broke_is_not_fetched_again(
     weights = names_of(repo)[1]
     path = f"GET /{REPO}/resolve/{repo.refs['main']}/{NAME}/{weights}"
     hub.said.answers[path] = Answer(status=404, headers={"X-Error-Code": "EntryNotFound"})
+    left = root / ".downloads" / "our-lab--backbones--test--tiny_vit" / "graph.0123abcd.incomplete"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a killed process")
 
     assert reader.run("pull", REPO, "--artifacts", root).status == 1
 
     assert files_under(root) == {}
+    assert not left.exists()
     hub.said.forget()
     hub.requests.clear()
     assert reader.run("pull", REPO, "--artifacts", root).status == 0

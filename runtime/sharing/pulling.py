@@ -137,12 +137,11 @@ def _require_room(root: Path, needed: int) -> None:
 def _downloads(store: Store, snapshot: Snapshot, model: str) -> Path:
     """Return the folder that outlives an interrupted pull, so that the next one goes on: one per model and repository.
 
-    The client of the hub writes beside what it downloads, and what it left of a file that was cut short is of no use
-    to it later.
+    The client of the hub writes there, too. It does not take up what a killed process left under a name of its own.
     """
     folder = store.root / DOWNLOADS / f"{snapshot.address.folder}--{model.replace('/', '--')}"
     folder.mkdir(parents=True, exist_ok=True)
-    for rest in folder.rglob("*.incomplete"):
+    for rest in folder.rglob("*.????????.incomplete"):
         rest.unlink()
     return folder
 
