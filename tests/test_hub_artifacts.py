@@ -1,19 +1,25 @@
 """load_model(artifacts="hf://ORG/REPO@REVISION"): the real client against a hub on this machine."""
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import request_for
+from filelock import FileLock
 from hub_server import Hub, Repository
 from loopback import Answer, serving
 from shared_stores import NAME, change, files_under, flipped, is_embedding, is_maps, part_of
 from sharing_client import Client, Ended, client
 
 from runtime import load_model
-from runtime.artifacts import MANIFEST, Store
+from runtime.artifacts import MANIFEST, Store, open_store
+from runtime.manifest import Manifest
+from runtime.sharing import cached as cached_artifacts
 
 REPO = "our-lab/backbones"
 PATH = f"{NAME}/{MANIFEST}"
@@ -207,6 +213,47 @@ def test_programs_are_fetched_only_for_a_backend_that_is_named(repo: Repository,
 
     assert told["backend"] == "torchscript"
     assert [name for name in hub.fetched() if name.endswith(".torchscript")] != []
+
+
+@pytest.mark.parametrize(
+    ("backend", "formats"),
+    [
+        ("auto", ["onnx"]),
+        ("onnx", ["onnx"]),
+        ("openvino", ["onnx"]),
+        ("pt2", ["onnx", "pt2"]),
+        ("torchscript", ["onnx", "torchscript"]),
+    ],
+)
+def test_what_a_repository_publishes_depends_on_the_backend_that_is_named(
+    backend: str, formats: list[str], built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    address = f"hf://{REPO}@{'0' * 40}"
+    (onnx,) = filter(is_embedding, Store(built).read(NAME).artifacts)
+    listed = [replace(onnx, key=replace(onnx.key, format=format)) for format in ("onnx", "pt2", "torchscript")]
+    path = open_store(address).root / ".manifests" / PATH
+    path.parent.mkdir(parents=True)
+    path.write_text(Manifest(NAME, tuple(listed)).to_text())
+
+    published = cached_artifacts.published(request_for(NAME, backend=backend, weights="random", artifacts=address))
+
+    assert [artifact.key.format for artifact in published.artifacts] == formats
+
+
+def test_what_is_in_the_cache_serves_without_waiting_for_anybody(repo: Repository, online: Client, home: Path) -> None:
+    load(online)
+    (lock,) = (home / "cache").rglob("test--tiny_vit.lock")
+    ended = []
+
+    with FileLock(lock):  # as somebody who fetches another output holds it
+        loading = threading.Thread(target=lambda: ended.append(load(online).status))
+        loading.start()
+        loading.join(30)
+        in_time = list(ended)
+    loading.join()
+
+    assert in_time == [0]
 
 
 def test_a_repository_of_programs_alone_is_not_what_auto_takes(
