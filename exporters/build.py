@@ -148,15 +148,14 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
 
 def _up_to_date(job: Job) -> list[Outcome]:
     """Return the job's outcomes when it has nothing to build: a process takes seconds to find that out."""
-    from exporters import publish
+    from runtime.publishing import unfinished
 
     store, model = open_store(job.request.artifacts), job.request.spec.name
     try:
         steps = plan.plan(job, store)
     except BackboneError:
         return []  # told by the job's own process; the other models do not suffer from it
-    unfinished = publish.staging_of(store, model).exists()  # a build goes on, or died: the next one has to clean up
-    done = not unfinished and all(step.action == "skip" for step in steps)
+    done = not unfinished(store, model) and all(step.action == "skip" for step in steps)
     return plan.skipped(job, steps) if done else []
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from exporters.publish import is_locked, lock_of, remove_if_empty, replace_text, staging_of, store_errors
 from runtime.artifacts import MANIFEST, Store
 from runtime.errors import StoreError
 from runtime.manifest import RECIPE, Artifact, Manifest
+from runtime.publishing import is_locked, lock_of, remove_if_empty, replace_text, staging_of, store_errors
 
 # What a build writes. Where there is no manifest to tell, nothing else is taken for a leftover.
 OURS = re.compile(r"(weights\.[0-9a-f]{12}\.data|.+\.[0-9a-f]{12}\.(onnx|pt2|torchscript)|manifest\.json)(\.part)?")

@@ -10,7 +10,6 @@ from exporters import plan, record
 from exporters.exporter import Exporter
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
-from exporters.publish import Workspace, store_errors, stored_file, workspace
 from exporters.reference import example, make_references
 from exporters.trial import Trial, measure, require_parity, worst
 from runtime import eager
@@ -19,6 +18,7 @@ from runtime.errors import BackboneError, BuildError, VerificationError
 from runtime.machine import installed
 from runtime.manifest import Artifact, Form, Manifest, StoredFile, TensorInfo
 from runtime.out_indices import label
+from runtime.publishing import Workspace, store_errors, stored_file, workspace
 from runtime.request import Request
 
 # Called with the name of each stage as it begins.

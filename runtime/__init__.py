@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runtime.embedding.run import embed
     from runtime.load import load_model
     from runtime.model_from_registry import ModelFromRegistry
+    from runtime.sharing.pulling import pull
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "errors",
     "list_models",
     "load_model",
+    "pull",
     "register_model",
     "wrappers",
 ]
@@ -43,6 +45,7 @@ _LAZY = {
     "embed": "runtime.embedding.run",
     "load_model": "runtime.load",
     "ModelFromRegistry": "runtime.model_from_registry",
+    "pull": "runtime.sharing.pulling",
 }
 
 

@@ -17,8 +17,10 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import ArtifactCorruptError, ManifestError, StoreError
+from runtime.errors import ArtifactCorruptError, ManifestError, OptionError, StoreError
+from runtime.machine import user_cache
 from runtime.manifest import Artifact, Manifest, StoredFile, rebuild
+from runtime.sharing.address import Address, is_address, parse_address
 
 MANIFEST = "manifest.json"
 # Inside the store, beside the models: what is being built.
@@ -112,8 +114,8 @@ class Store:
         return path
 
 
-def file_problem(path: Path, file: StoredFile, full: bool) -> str | None:
-    """Return what is wrong with a listed file, or `None`."""
+def file_problem(path: Path, file: StoredFile, full: bool = False) -> str | None:
+    """Return what is wrong with a listed file, or `None`; with `full` its SHA-256 is compared, too."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -162,5 +164,37 @@ def default_root() -> Path:
 
 
 def open_store(artifacts: str | os.PathLike[str] | None) -> Store:
-    """Return the store at `artifacts`, or the default one."""
-    return Store(Path(artifacts).expanduser() if artifacts is not None else default_root())
+    """Return the store at `artifacts`, or the default one; of a repository at a commit, what the cache holds of it.
+
+    Raises:
+        OptionError: It is a repository of the hub at a branch or tag: only load_model reads from those.
+    """
+    address = named_address(artifacts)
+    if address is None:
+        return Store(Path(artifacts).expanduser() if artifacts is not None else default_root())
+    if not address.pinned:
+        raise OptionError(
+            f"{address} is a repository of the Hugging Face hub: load_model serves from it, nothing else can use it. "
+            f"Name a folder with --artifacts or {ENVIRONMENT_VARIABLE}; python -m runtime.pull {address.repo} fills it."
+        )
+    return Store(repository_cache(address) / str(address.revision))
+
+
+def named_address(artifacts: str | os.PathLike[str] | None) -> Address | None:
+    """Return the repository of the hub that `artifacts`, or else the environment, names; `None` when it is a folder.
+
+    Raises:
+        OptionError: It starts as one, and is none.
+    """
+    named = artifacts if artifacts is not None else os.environ.get(ENVIRONMENT_VARIABLE)
+    return parse_address(named) if is_address(named) else None
+
+
+def repository_cache(address: Address) -> Path:
+    """Return the folder of this user's cache for what load_model fetched of a repository."""
+    return user_cache() / "hub" / address.folder
+
+
+def place(artifacts: str | os.PathLike[str] | None) -> str:
+    """Return where `artifacts` are, in the words of a user."""
+    return str(named_address(artifacts) or open_store(artifacts).root)

@@ -9,6 +9,7 @@ from runtime.artifacts import default_root
 from runtime.manifest import Form
 from runtime.out_indices import flag
 from runtime.request import Request
+from runtime.sharing.address import is_address
 
 
 def build_command(request: Request, form: Form) -> str:
@@ -33,7 +34,7 @@ def build_command(request: Request, form: Form) -> str:
     module = request.spec.build.__module__
     if module != "__main__" and not module.startswith("runtime.backbones."):
         command.append(f"--import={module}")
-    if request.artifacts is not None:
+    if request.artifacts is not None and not is_address(request.artifacts):
         command.append(f"--artifacts={request.artifacts}")
     return shlex.join(command)
 

@@ -17,7 +17,9 @@
     │   ├── ArtifactNotFoundError                nothing was built for what was asked
     │   ├── ArtifactCorruptError                 a published file is missing, cut, altered or out of place
     │   ├── ManifestError                        a manifest is invalid or from a newer release
-    │   └── StoreError                           the artifacts folder cannot be written
+    │   ├── StoreError                           the artifacts folder cannot be written
+    │   ├── HubError                             a shared repository is unreachable, unknown, gated or refuses
+    │   └── RedistributionError                  a licence or its publisher forbids sharing an artifact in public
     ├── OutputError              (RuntimeError)  a folder of embeddings holds something else or cannot be written
     ├── ClusterError             (RuntimeError)  Ray does not answer, has no room, or lost what it was working on
     └── BuildError               (RuntimeError)
@@ -93,6 +95,14 @@ class ManifestError(ArtifactError):
 
 class StoreError(ArtifactError):
     """The artifacts folder cannot be written."""
+
+
+class HubError(ArtifactError):
+    """A repository of shared artifacts is unreachable, unknown, gated, or refuses what was asked of it."""
+
+
+class RedistributionError(ArtifactError):
+    """Artifacts of gated or restricted weights would become public."""
 
 
 class OutputError(BackboneError, RuntimeError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime import registry
-from runtime.artifacts import open_store
+from runtime.artifacts import named_address, open_store
 from runtime.backbone import Backbone
 from runtime.backends import Session, openvino
 from runtime.commands import build_command
@@ -72,7 +72,9 @@ def load_model(
         input: `float32` (the default: normalised [B, C, H, W]) or `uint8`: images [B, H, W, 3], normalised inside.
         on_fallback: When there is no artifact: `warn` (the default: eager torch, with one BackendFallbackWarning) or
             `error`. The environment variable BACKBONE_ON_FALLBACK sets the default.
-        artifacts: Folder of built artifacts; see `runtime.artifacts.default_root`.
+        artifacts: Folder of built artifacts, see `runtime.artifacts.default_root`; or a repository of the hub,
+            `hf://ORG/REPO@REVISION`, of which only what is served is fetched, into the user's cache. The environment
+            variable BACKBONE_ARTIFACTS sets the default of both.
         providers: onnxruntime execution providers, instead of `device`; the first must start. With
             "TensorrtExecutionProvider" engines are kept in the user's cache folder, one per artifact, GPU and versions;
             it multiplies float32 in TF32.
@@ -99,7 +101,7 @@ def load_model(
         UnknownModelError: With the nearest names.
         OptionError: A keyword that neither load_model nor the backbone knows, or a value out of range.
         OutIndicesError: No such feature maps.
-        ArtifactError: An artifact is damaged, or missing with `on_fallback="error"`.
+        ArtifactError: An artifact is damaged, or missing with `on_fallback="error"`; a repository cannot be read.
         DeviceError, DependencyError, WeightsError: What was asked for cannot run here.
     """
     explicit = {
@@ -132,8 +134,9 @@ def load_model(
 def serve(request: Request) -> Backbone:
     """Return the backbone that answers `request`; see load_model."""
     request.size, request.canonical  # noqa: B018  (raise on bad values before anything is read)
-    store = open_store(request.artifacts)
-    manifest = Manifest(request.spec.name) if request.backend == "eager" else store.read(request.spec.name)
+    manifest = Manifest(request.spec.name)
+    if request.backend != "eager":
+        request, manifest = _published(request)
     selection = select(request, manifest, obstacles(request), partial(device_of, request))
     if selection.backend is None:
         raise _most_telling(selection.rejected)(selection.reasons)
@@ -145,13 +148,23 @@ def serve(request: Request) -> Backbone:
     try:
         backbone = Backbone(request, selection.backend, selection.artifact, open_session, selection.reasons)
     except ArtifactCorruptError:
-        if store.read(request.spec.name) == manifest:
+        if _published(request)[1] == manifest:
             raise
         return serve(request)  # a build replaced the artifact between the look and the load
     if _cuda_did_not_start(request, selection.artifact, backbone):
         backbone.close()
         return serve(replace(request, device="cpu"))
     return backbone
+
+
+def _published(request: Request) -> tuple[Request, Manifest]:
+    """Return what is published of the backbone, and the request, which from then on names a commit, not a branch."""
+    if named_address(request.artifacts) is None:
+        return request, open_store(request.artifacts).read(request.spec.name)
+    from runtime.sharing import cached
+
+    pinned = cached.pin(request)
+    return pinned, cached.published(pinned)
 
 
 def serve_artifact(request: Request, backend: str, artifact: Artifact) -> Backbone:
@@ -219,11 +232,17 @@ def open_session(request: Request, backend: str, artifact: Artifact | None) -> S
     try:
         return _open_artifact(request, backend, artifact)
     except ArtifactCorruptError as error:
+        if named_address(request.artifacts):
+            raise ArtifactCorruptError(f"{error}\nDelete it and load again: it is fetched anew.") from error
         command = build_command(request, artifact.key.form)
         raise ArtifactCorruptError(f"{error}\nBuild it again: {command} --force") from error
 
 
 def _open_artifact(request: Request, backend: str, artifact: Artifact) -> Session:
+    if named_address(request.artifacts):
+        from runtime.sharing import cached
+
+        cached.bring(request, artifact)
     store = open_store(request.artifacts)
     graph = store.check(request.spec.name, artifact, full=request.verify == "full")[0]
     load: Callable[[Path, Request], Session] = import_module(f"runtime.backends.{backend}").load

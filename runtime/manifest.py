@@ -1,7 +1,7 @@
 """What is published of a model, as data: keys, files, tensors, the manifest that lists them. Standard library only."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,12 @@ class Manifest:
     model: str
     artifacts: tuple[Artifact, ...] = ()
 
+    def merged(self, artifacts: Iterable[Artifact]) -> "Manifest":
+        """Return the manifest that lists `artifacts`, too, each instead of the one that had its key."""
+        new = tuple(artifacts)
+        keys = {artifact.key for artifact in new}
+        return Manifest(self.model, (*(a for a in self.artifacts if a.key not in keys), *new))
+
     def to_text(self) -> str:
         """Return the manifest as sorted, diff-friendly JSON."""
         entries = sorted((a.to_json() for a in self.artifacts), key=lambda e: json.dumps(e["key"], sort_keys=True))
@@ -216,12 +222,13 @@ class Manifest:
         return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
     @classmethod
-    def from_text(cls, text: str, path: Path) -> "Manifest":
-        """Return the manifest that `to_text` wrote.
+    def from_text(cls, text: str, path: Path | str, advice: str | None = None) -> "Manifest":
+        """Return the manifest that `to_text` wrote at `path`; `advice` says what to do about one that cannot be used.
 
         Raises:
             ManifestError: The text is no manifest, or one of a newer release.
         """
+        advice = advice or rebuild(path)
         try:
             data = json.loads(text)
             version = data["schema_version"]
@@ -235,13 +242,13 @@ class Manifest:
         except ManifestError as error:
             if str(path) in str(error):
                 raise
-            raise ManifestError(f"{path} {error}. {rebuild(path)}") from error
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ManifestError(f"{path} {error}. {advice}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             raise ManifestError(
-                f"{path} is not a valid manifest ({type(error).__name__}: {error}). {rebuild(path)}"
+                f"{path} is not a valid manifest ({type(error).__name__}: {error}). {advice}"
             ) from error
 
 
-def rebuild(path: Path) -> str:
+def rebuild(path: Path | str) -> str:
     """Return what to do about a manifest that cannot be used."""
     return f"Delete {path} and build the model again: python -m exporters.build NAME."

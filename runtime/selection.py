@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from runtime.artifacts import open_store
+from runtime.artifacts import named_address, place
 from runtime.commands import build_command
 from runtime.errors import ArtifactNotFoundError, BackboneError, DependencyError, DeviceError
 from runtime.manifest import Artifact, Form, Manifest
@@ -179,8 +179,9 @@ def unverified(request: Request, artifact: Artifact, backend: str) -> str:
 def missing(request: Request, manifest: Manifest, form: Form) -> str:
     """Return the sentence that says what is not built, what is, and how to build it."""
     built = "; ".join(a.key.describe() for a in manifest.artifacts if a.key.format == form.format)
-    where = open_store(request.artifacts).root
+    repository = named_address(request.artifacts)
+    share = f"\nShare it with: python -m exporters.push {repository.repo} {request.spec.name}" if repository else ""
     return (
-        f"No {form.format} artifact of {request.spec.name!r} for {request.key(form).describe()} in {where}. "
-        f"Built: {built or 'none'}.\nBuild it with: {build_command(request, form)}"
+        f"No {form.format} artifact of {request.spec.name!r} for {request.key(form).describe()} in "
+        f"{place(request.artifacts)}. Built: {built or 'none'}.\nBuild it with: {build_command(request, form)}{share}"
     )

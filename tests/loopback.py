@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +33,17 @@ class Answer:
     stalls: float = 0
     delay: float = 0
     ranges: bool = True
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: its path without the query, the names of its headers in lower case."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Loopback:
@@ -84,8 +95,12 @@ class Loopback:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.answers[path] = Answer(status=status, headers={"Location": location, **named})
 
-    def answer(self, method: str, path: str) -> Answer:
+    def reply(self, asked: Asked) -> Answer:
         """Return what is due to a request."""
+        return self.answer(asked.method, asked.path)
+
+    def answer(self, method: str, path: str) -> Answer:
+        """Return what was said to be the answer."""
         due = self.answers.get(f"{method} {path}", self.answers.get(path, Answer(status=404)))
         if isinstance(due, Answer):
             return due
@@ -105,11 +120,11 @@ def hub_headers(body: bytes, sha256: str | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def serving() -> Iterator[Loopback]:
-    """Run a server on a free port until the end of the block."""
+def serving(make: Callable[[str], Any] = Loopback) -> Iterator[Any]:
+    """Run a server on a free port until the end of the block; `make` is given its address and returns what replies."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True  # nobody waits for a stalled answer at the end
-    loopback = Loopback(f"http://127.0.0.1:{server.server_port}")
+    loopback = make(f"http://127.0.0.1:{server.server_port}")
     server.loopback = loopback  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -128,18 +143,36 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(with_body=True)
 
+    def do_POST(self) -> None:
+        self._answer(with_body=True)
+
+    def do_PUT(self) -> None:
+        self._answer(with_body=True)
+
     def _answer(self, with_body: bool) -> None:
-        loopback: Loopback = self.server.loopback  # type: ignore[attr-defined]
-        path = self.path.partition("?")[0]
+        loopback = self.server.loopback  # type: ignore[attr-defined]
+        path, _, query = self.path.partition("?")
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        asked = Asked(self.command, path, query, headers, self._read_body(headers))
         loopback.requests.append(f"{self.command} {path}")
-        loopback.asked.append({name.lower(): value for name, value in self.headers.items()})
-        answer = loopback.answer(self.command, path)
+        loopback.asked.append(headers)
+        answer = loopback.reply(asked)
         time.sleep(answer.delay)
         with suppress(ConnectionError):  # the client may have lost patience
             body = self._send_head(answer)
             loopback.sent.append(len(body))
             if with_body:
                 self._send_body(answer, body)
+
+    def _read_body(self, headers: Mapping[str, str]) -> bytes:
+        if headers.get("transfer-encoding") != "chunked":
+            return self.rfile.read(int(headers.get("content-length", 0)))
+        chunks = []
+        while length := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(length))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     def _send_head(self, answer: Answer) -> bytes:
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))

@@ -12,8 +12,9 @@ import pytest
 from stores import NAME, load_from, published, republish
 from terminal import run
 
-from exporters import leftovers, prune, publish
+from exporters import leftovers, prune
 from exporters.leftovers import Shelf, decide
+from runtime import publishing
 from runtime.artifacts import MANIFEST, Store
 from runtime.manifest import RECIPE, Artifact, ArtifactKey, Form, Manifest, StoredFile
 
@@ -237,7 +238,7 @@ def test_while_a_build_holds_the_lock_all_stays(store: Store) -> None:
     age(store, "onnx")
     before = contents(store.root)
 
-    with publish.lock_of(store, NAME):
+    with publishing.lock_of(store, NAME):
         ran = run(prune.main, "--artifacts", store.root, "--yes")
 
     assert ran.status == 0
@@ -246,7 +247,7 @@ def test_while_a_build_holds_the_lock_all_stays(store: Store) -> None:
 
 
 def start_a_build(store: Store) -> Any:
-    return publish.lock_of(store, NAME).acquire()
+    return publishing.lock_of(store, NAME).acquire()
 
 
 def publish_another(store: Store) -> None:

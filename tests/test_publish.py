@@ -16,10 +16,10 @@ import tiny_backbones
 import torch
 from conftest import FORMATS, FORMS, request_for
 
-from exporters import pipeline, publish
+from exporters import pipeline
 from exporters.parity import relative_rms
 from exporters.plan import Job
-from runtime import load_model
+from runtime import load_model, publishing
 from runtime.artifacts import MANIFEST, STAGING, Store
 from runtime.manifest import Form
 
@@ -114,7 +114,7 @@ def test_a_build_killed_at_any_stage_leaves_what_was_published(stage: str, root:
 
     done = {(LAST, "onnx")} if stage in STAGES[-2:] else set()
     assert_whole(root, in_both(EMBEDDING) | done)
-    with publish.workspace(Store(root), NAME):  # the next build cleans up before anything else
+    with publishing.workspace(Store(root), NAME):  # the next build cleans up before anything else
         assert_whole(root, in_both(EMBEDDING) | done)
     assert_tidy(root)
     if not done:
@@ -133,13 +133,13 @@ def die_before_renaming(suffix: str) -> None:
 
 
 def die_after_the_first_file() -> None:
-    put = publish._put
-    publish._put = lambda *where: (put(*where), builds.die())  # type: ignore[assignment]
+    put = publishing._put
+    publishing._put = lambda *where: (put(*where), builds.die())  # type: ignore[assignment]
 
 
 def die_before_old_files_are_removed() -> None:
-    write = publish.replace_text
-    publish.replace_text = lambda *what: (write(*what), builds.die())  # type: ignore[assignment]
+    write = publishing.replace_text
+    publishing.replace_text = lambda *what: (write(*what), builds.die())  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(

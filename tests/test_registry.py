@@ -278,6 +278,7 @@ def test_the_public_names_are_these() -> None:
         "errors",
         "list_models",
         "load_model",
+        "pull",
         "register_model",
         "wrappers",
     ]

@@ -15,10 +15,10 @@ import pytest
 import tiny_backbones
 from conftest import FORMATS, FORMS, request_for
 
-from exporters import pipeline, publish
+from exporters import pipeline
 from exporters.parity import relative_rms
 from exporters.plan import Job
-from runtime import load_model
+from runtime import load_model, publishing
 from runtime.artifacts import MANIFEST, Store
 from runtime.errors import BuildError, StoreError
 from runtime.manifest import Artifact, Form
@@ -92,7 +92,7 @@ def test_a_first_build_that_cannot_be_published_leaves_no_folder(
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(publish, "replace_text", no_space)
+    monkeypatch.setattr(publishing, "replace_text", no_space)
 
     [outcome] = pipeline.build(job(tmp_path, forms=(Form("onnx"),)))
 

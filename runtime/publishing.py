@@ -2,7 +2,7 @@
 
 Killed at any instant, the store still serves what it served before: readers open only what a manifest lists, and
 every file's name carries the hash of its content, so nothing listed is ever changed. Leftovers are removed by the next
-build of the same model, which holds the model's lock.
+build or pull of the same model, which holds the model's lock.
 """
 
 import contextlib
@@ -11,14 +11,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from runtime.artifacts import MANIFEST, STAGING, Store, sha256_of
 from runtime.errors import StoreError
 from runtime.manifest import Artifact, Manifest, StoredFile
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 LOCKS = ".locks"
 
@@ -54,14 +52,13 @@ class Workspace:
                 _link_or_copy(self.published / file.name, self.staged / file.name)
         (self.staged / MANIFEST).write_text(Manifest(self.model, tuple(artifacts)).to_text(), encoding="utf-8")
 
-    def publish(self, artifact: Artifact) -> None:
-        """Move the artifact's new files to their place, then list it in the manifest instead of its predecessor."""
+    def publish(self, *artifacts: Artifact) -> None:
+        """Move the artifacts' new files to their place, then list them in the manifest in their predecessors' stead."""
         self.published.mkdir(parents=True, exist_ok=True)
-        for file in artifact.files:
+        for file in {file.name: file for artifact in artifacts for file in artifact.files}.values():
             _put(self.staged / file.name, self.published / file.name)
         _sync(self.published)
-        kept = tuple(a for a in self.store.read(self.model).artifacts if a.key != artifact.key)
-        manifest = Manifest(self.model, (*kept, artifact))
+        manifest = self.store.read(self.model).merged(artifacts)
         replace_text(self.published / MANIFEST, manifest.to_text())
 
     def clean(self) -> None:
@@ -91,10 +88,8 @@ def workspace(store: Store, model: str) -> Iterator[Workspace]:
             remove_if_empty(space.published)
 
 
-def lock_of(store: Store, model: str) -> "FileLock":
+def lock_of(store: Store, model: str) -> FileLock:
     """Return the lock that whoever changes a model's folder holds."""
-    from filelock import FileLock
-
     path = _lock_path(store, model)
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
@@ -102,8 +97,6 @@ def lock_of(store: Store, model: str) -> "FileLock":
 
 def is_locked(store: Store, model: str) -> bool:
     """Return whether somebody is changing the model's folder now."""
-    from filelock import FileLock, Timeout
-
     path = _lock_path(store, model)
     if not path.exists():
         return False
@@ -116,6 +109,11 @@ def is_locked(store: Store, model: str) -> bool:
 
 def _lock_path(store: Store, model: str) -> Path:
     return store.root / LOCKS / f"{staging_of(store, model).name}.lock"
+
+
+def unfinished(store: Store, model: str) -> bool:
+    """Return whether a build of the model is going on, or died: the next one has to clean up."""
+    return staging_of(store, model).exists()
 
 
 def staging_of(store: Store, model: str) -> Path:
