@@ -36,7 +36,7 @@ def parser_of_build() -> argparse.ArgumentParser:
     add(
         "--out-indices",
         action="append",
-        type=_out_indices,
+        type=out_indices_of,
         metavar="WHICH",
         help="repeatable: none (the embedding), 2 (the last two maps), -2,-4 (those blocks); default: none, 1 and 4",
     )
@@ -77,19 +77,19 @@ def parser_of_build() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of random weights (default: 0)")
     add(
         "--image-size",
-        type=_image_size,
+        type=image_size_of,
         metavar="N|HxW|dynamic",
         help="pixels (DxHxW of a volume); default: the publisher's size",
     )
-    add("--option", action="append", default=[], type=_option, metavar="NAME=VALUE", help="the backbone's own option")
+    add("--option", action="append", default=[], type=option_of, metavar="NAME=VALUE", help="the backbone's own option")
     add(
         "--artifacts",
         metavar="DIR",
         help="where to publish (default: $BACKBONE_ARTIFACTS, else ./artifacts)",
     )
     add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers further backbones")
-    add("--jobs", type=_positive, default=1, metavar="N", help="models built at once (default: 1)")
-    add("--timeout", type=_positive, metavar="SECONDS", help="kill a variant that takes longer")
+    add("--jobs", type=positive, default=1, metavar="N", help="models built at once (default: 1)")
+    add("--timeout", type=positive, metavar="SECONDS", help="kill a variant that takes longer")
     add("--max-params", type=parameter_count, metavar="N", help="skip what has more parameters, such as 500M or 1.2B")
     add("--force", action="store_true", help="build what is up to date, too")
     add("--fail-fast", action="store_true", help="stop at the first failure")
@@ -109,7 +109,8 @@ def join_negative(arguments: list[str]) -> list[str]:
     return joined
 
 
-def _out_indices(text: str) -> tuple[OutIndices]:
+def out_indices_of(text: str) -> tuple[OutIndices]:
+    """Return what a user wrote as none, 2 or -2,-4, in a tuple: a bare `None` would be no value to argparse."""
     if text.lower() in ("none", "embedding"):
         return (None,)
     try:
@@ -126,7 +127,8 @@ def _several(allowed: tuple[str, ...], text: str) -> tuple[str, ...]:
     return chosen
 
 
-def _image_size(text: str) -> int | tuple[int, ...] | str:
+def image_size_of(text: str) -> int | tuple[int, ...] | str:
+    """Return the size that a user wrote as 224, 224x448 or dynamic."""
     if text == "dynamic":
         return text
     try:
@@ -136,7 +138,8 @@ def _image_size(text: str) -> int | tuple[int, ...] | str:
     return sides[0] if len(sides) == 1 else sides
 
 
-def _option(text: str) -> tuple[str, Any]:
+def option_of(text: str) -> tuple[str, Any]:
+    """Return name and value of a backbone's option, written NAME=VALUE."""
     name, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
@@ -146,7 +149,8 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return a number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)

@@ -16,7 +16,8 @@
     │   ├── ArtifactNotFoundError                nothing was built for what was asked
     │   ├── ArtifactCorruptError                 a published file is missing, cut, altered or out of place
     │   ├── ManifestError                        a manifest is invalid or from a newer release
-    │   └── StoreError                           the artifacts folder cannot be written
+    │   ├── StoreError                           the artifacts folder cannot be written
+    │   └── RepositoryError                      a model repository holds another model, or cannot be written
     └── BuildError               (RuntimeError)
         ├── ExportError                          the exporter did not give a usable graph
         └── VerificationError                    the artifact's numbers are not the eager backbone's
@@ -86,6 +87,10 @@ class ManifestError(ArtifactError):
 
 class StoreError(ArtifactError):
     """The artifacts folder cannot be written."""
+
+
+class RepositoryError(ArtifactError):
+    """A server's model repository holds another model under the name, or cannot be written."""
 
 
 class BuildError(BackboneError, RuntimeError):
