@@ -11,7 +11,8 @@ from typing import Any
 
 from exporters.arguments import join_negative
 from exporters.serving.arguments import parser_of_triton
-from exporters.serving.config import MODEL, Serving, config_of, needs_of
+from exporters.serving.config import MODEL, GraphFacts, Serving, config_of
+from exporters.serving.graph import look_at
 from exporters.serving.names import check_name, name_of
 from exporters.serving.parts import Part, Placed
 from runtime import registry
@@ -102,20 +103,19 @@ def _write(request: Request, serving: Serving, name: str, options: argparse.Name
     store = open_store(request.artifacts)
     artifact = find(request, store, serving.target)
     paths = store.check(request.spec.name, artifact)
-    config = config_of(name, request, artifact, serving, needs_of(paths[0]))
+    graph = look_at(paths[0])
+    config = config_of(name, request, artifact, serving, graph)
     names = [MODEL, *(path.name for path in paths[1:])]
     parts = [Part(path, file, name) for path, file, name in zip(paths, artifact.files, names, strict=True)]
     repository = Path(options.repository).expanduser()
     placed = publish(repository, config, parts, version=options.version, overwrite=options.overwrite)
-    _report(artifact, serving, config, placed, options)
+    for warning in warnings_of(artifact, serving, graph):
+        print(f"warning: {warning}", file=sys.stderr)
+    _report(artifact, config, placed, options)
     return 0
 
 
-def _report(
-    artifact: Artifact, serving: Serving, config: Any, placed: Sequence[Placed], options: argparse.Namespace
-) -> None:
-    for warning in warnings_of(artifact, serving):
-        print(f"warning: {warning}", file=sys.stderr)
+def _report(artifact: Artifact, config: Any, placed: Sequence[Placed], options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(_as_json(artifact, config, placed, options), sort_keys=True))
         return
@@ -126,7 +126,7 @@ def _report(
     print(f"Start it with: tritonserver --model-repository={Path(options.repository).expanduser().absolute()}")
 
 
-def warnings_of(artifact: Artifact, serving: Serving) -> list[str]:
+def warnings_of(artifact: Artifact, serving: Serving, graph: GraphFacts) -> list[str]:
     """Return what is not wrong, but not to be overlooked either."""
     key, found = artifact.key, []
     if key.weights.startswith("random"):
@@ -135,6 +135,11 @@ def warnings_of(artifact: Artifact, serving: Serving) -> list[str]:
         found.append(
             f"this graph was made for {key.target}: on {serving.target} it gives the same numbers, but slower than one "
             f"made for it (python -m exporters.build NAME --target {serving.target})."
+        )
+    if serving.engine_cache is not None and graph.own_operators:
+        found.append(
+            f"TensorRT cannot take {', '.join(graph.own_operators)} and leaves them to CUDA: it gets this graph in "
+            "pieces, which may be slower than CUDA alone. Measure both."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""What Triton is told about an artifact: a `ModelConfig` of its own schema. Pure, but for a look at the graph file."""
+"""What Triton is told about an artifact: a `ModelConfig` of its own schema. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -19,8 +19,19 @@ MODEL = "model.onnx"
 PREFIX = "backbone."
 KEY = f"{PREFIX}key"
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8", "int64": "TYPE_INT64"}
-# What TensorRT calls the precisions in which it may compute; those of fixed-point graphs are onnxruntime's alone.
-_TENSORRT_PRECISIONS = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What a graph is made of.
+
+    Attributes:
+        needs: What an onnxruntime must know to run it, such as `ONNX IR 10, opset 18, com.microsoft 1`.
+        own_operators: Those that are onnxruntime's own, which TensorRT leaves to CUDA.
+    """
+
+    needs: str
+    own_operators: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class Serving:
             )
 
 
-def config_of(name: str, request: Request, artifact: Artifact, serving: Serving, needs: str) -> Any:
+def config_of(name: str, request: Request, artifact: Artifact, serving: Serving, graph: GraphFacts) -> Any:
     """Return the `ModelConfig` of an artifact.
 
     Args:
@@ -81,7 +92,7 @@ def config_of(name: str, request: Request, artifact: Artifact, serving: Serving,
         request: What the artifact answers.
         artifact: From the manifest.
         serving: How it is to run.
-        needs: What an onnxruntime must know to run it; see `needs_of`.
+        graph: What its graph is made of.
     """
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -92,12 +103,12 @@ def config_of(name: str, request: Request, artifact: Artifact, serving: Serving,
         input=[_tensor(tensor) for tensor in artifact.inputs],
         output=[_tensor(tensor) for tensor in artifact.outputs],
         instance_group=[_instances(serving)],
-        parameters={key: {"string_value": text} for key, text in provenance(request, artifact, needs).items()},
+        parameters={key: {"string_value": text} for key, text in provenance(request, artifact, graph).items()},
     )
     config.dynamic_batching.preferred_batch_size.extend(serving.preferred_batch_sizes)
     config.dynamic_batching.max_queue_delay_microseconds = serving.queue_delay_us
     if serving.target == "cuda":
-        _accelerate(config, artifact, serving)
+        _accelerate(config, artifact, serving, graph)
         _warm_up(config, request, artifact.inputs[0])
     return config
 
@@ -116,33 +127,29 @@ def _kind(target: str) -> str:
     return "KIND_GPU" if target == "cuda" else "KIND_CPU"
 
 
-def _accelerate(config: Any, artifact: Artifact, serving: Serving) -> None:
+def _accelerate(config: Any, artifact: Artifact, serving: Serving, graph: GraphFacts) -> None:
     """Ask for TensorRT where it is wanted, before CUDA, which takes what TensorRT leaves."""
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     if serving.engine_cache is not None:
-        accelerators.add(name="tensorrt", parameters=tensorrt_parameters(config.name, artifact, serving))
+        accelerators.add(name="tensorrt", parameters=tensorrt_parameters(config.name, artifact, serving, graph))
     # As load_model does: onnxruntime multiplies in TF32 by default, torch does not. Triton sets cudnn_conv_algo_search,
     # gpu_mem_limit and arena_extend_strategy anew from the model's own parameters, so these would be lost here.
     accelerators.add(name="cuda", parameters={"use_tf32": "0"})
 
 
-def tensorrt_parameters(name: str, artifact: Artifact, serving: Serving) -> dict[str, str]:
-    """Return the parameters of Triton's TensorRT accelerator; every one that is unknown to it is an error there.
-
-    Raises:
-        OptionError: TensorRT is not offered for the artifact's precision.
-    """
-    precision, tensor = artifact.key.precision, artifact.inputs[0]
-    if precision not in _TENSORRT_PRECISIONS:
-        raise OptionError(
-            f"--tensorrt --precision {precision}: TensorRT is offered for {', '.join(_TENSORRT_PRECISIONS)}."
-        )
+def tensorrt_parameters(name: str, artifact: Artifact, serving: Serving, graph: GraphFacts) -> dict[str, str]:
+    """Return the parameters of Triton's TensorRT accelerator, which refuses a model with one that it does not know."""
+    tensor = artifact.inputs[0]
     # onnxruntime makes this folder itself, but not its parent.
     folder = Path(str(serving.engine_cache)) / f"{name}-{artifact.graph.sha256[:12]}"
-    options = engine_options(folder, 0, tensor.name, (), None) | _profiles(tensor, serving)
+    options = engine_options(folder, 0, tensor.name, (), None)
+    # A graph that TensorRT takes in pieces needs profiles for the inputs of every piece; onnxruntime refuses it with
+    # less. Without any, the largest batch of the warm-up decides how far the engines reach.
+    if not graph.own_operators:
+        options |= _profiles(tensor, serving)
     del options["device_id"]  # Triton knows on which GPU an instance runs
     spelled = {key: "1" if value is True else str(value) for key, value in options.items()}
-    return {"precision_mode": _TENSORRT_PRECISIONS[precision], **spelled}
+    return {"precision_mode": artifact.key.precision.upper(), **spelled}
 
 
 def _profiles(tensor: TensorInfo, serving: Serving) -> dict[str, str]:
@@ -164,7 +171,7 @@ def _warm_up(config: Any, request: Request, tensor: TensorInfo) -> None:
         config.model_warmup.add(name=f"batch_{size}", batch_size=size, inputs={tensor.name: zeros})
 
 
-def provenance(request: Request, artifact: Artifact, needs: str) -> dict[str, str]:
+def provenance(request: Request, artifact: Artifact, graph: GraphFacts) -> dict[str, str]:
     """Return what a client may want to know: which model this is, whose, and how pictures become its input."""
     source: Mapping[str, Any] = artifact.facts.get("source", {})
     known = {
@@ -179,16 +186,7 @@ def provenance(request: Request, artifact: Artifact, needs: str) -> dict[str, st
         "gated": json.dumps(bool(source.get("gated"))),
         "input": artifact.key.input,
         "preprocessing": json.dumps(artifact.facts.get("preprocessing"), sort_keys=True),
-        "needs": needs,
+        "needs": graph.needs,
         "written_by": f"backbone-runtime {__version__}",
     }
     return {PREFIX + name: str(value) for name, value in known.items() if value is not None}
-
-
-def needs_of(graph: Path) -> str:
-    """Return what an onnxruntime must know to load a graph: `ONNX IR 10, opset 20, com.microsoft 1`."""
-    import onnx
-
-    model = onnx.load(graph, load_external_data=False)
-    opsets = sorted((opset.domain, opset.version) for opset in model.opset_import)
-    return ", ".join([f"ONNX IR {model.ir_version}", *(f"{domain or 'opset'} {version}" for domain, version in opsets)])

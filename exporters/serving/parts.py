@@ -64,7 +64,9 @@ def place(part: Part, staged: Path, final: Path) -> Placed:
                 return Placed(where, part.file.bytes, "linked", str(twin.relative_to(repository)))
     shutil.copyfile(part.source, path)
     if sha256_of(path) != part.file.sha256:
-        raise ArtifactCorruptError(f"{part.source} has another SHA-256 than the manifest says: it was altered or the disk is failing.")
+        raise ArtifactCorruptError(
+            f"{part.source} has another SHA-256 than the manifest says: it was altered or the disk is failing."
+        )
     sync(path)
     return Placed(where, part.file.bytes, "copied")
 
