@@ -116,24 +116,24 @@ def app(arguments: dict[str, Any]) -> serve.Application:
     """
     options = parse(arguments)
     gpus = 1 if (options.device or "").startswith("cuda") else 0
-    deployment = Embedder.options(
+    deployment = serve.deployment(
         num_replicas=options.num_replicas,
-        # Two batches: one that runs and one that fills. Ray's default, 5 requests, would be the largest batch ever seen.
+        # One batch that runs and one that fills: of Ray's default, 5 requests, no larger batch would ever be made.
         max_ongoing_requests=2 * options.batch_size,
         ray_actor_options={"num_cpus": options.threads, "num_gpus": gpus},
     )
-    return deployment.bind(options)
+    return deployment(Embedder).bind(options)
 
 
-@serve.deployment
 class Embedder:
     """One replica: a backbone, and the queue before it."""
 
     def __init__(self, options: Options) -> None:
         _register(options)
         self._model = load_model(options.model, **options.load)
-        self._embed.set_max_batch_size(options.batch_size)
-        self._embed.set_batch_wait_timeout_s(options.batch_wait_ms / 1000)
+        queue: Any = self._embed  # what serve.batch adds to it is not in its type
+        queue.set_max_batch_size(options.batch_size)
+        queue.set_batch_wait_timeout_s(options.batch_wait_ms / 1000)
 
     async def __call__(self, request: Request) -> Response:
         """Answer one HTTP request."""
