@@ -21,11 +21,11 @@ import pytest
 from PIL import Image
 
 from runtime import load_model
-from runtime.errors import DependencyError, InputError, OptionError, UnknownModelError
+from runtime.errors import ArtifactNotFoundError, DependencyError, InputError, OptionError, UnknownModelError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own use of pydantic
-    from runtime.ray_serve import NPY, Options, app, parse, read_images
+    from runtime.ray_serve import NPY, Embedder, Options, app, parse, read_images
 
 NAME = "test/tiny_vit"
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def url(built: Path) -> Iterator[str]:
-    """The application as `serve run` starts it, with two replicas, on a Ray cluster of its own."""
+    """The application as `serve run` starts it, on a Ray cluster of its own."""
     import ray
     from ray import serve
 
@@ -58,7 +58,7 @@ def url(built: Path) -> Iterator[str]:
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])},
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=400,
         )
         assert ran.returncode == 0, ran.stderr
         yield f"http://127.0.0.1:{port}/"
@@ -130,6 +130,45 @@ def test_pictures_that_come_at_once_are_answered_to_whom_they_belong(url: str, m
     expected = model(model.preprocess([picture(seed) for seed in seeds]))
     got = np.concatenate([np.load(io.BytesIO(answer)) for answer in answers])
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+class CountedModel:
+    """A model that keeps the sizes of its batches."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.sizes: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, images: np.ndarray) -> Any:
+        self.sizes.append(len(images))
+        return self.model(images)
+
+
+class CountedEmbedder(Embedder):
+    """A replica that tells the sizes of its batches."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._model = CountedModel(self._model)
+
+    def _about(self) -> dict[str, Any]:
+        return {"sizes": self._model.sizes}
+
+
+@pytest.mark.heavy
+def test_images_that_come_at_once_run_in_batches_of_the_size_asked_for(url: str, built: Path) -> None:
+    from ray import serve
+
+    options = Options(NAME, "onnx", weights="random", artifacts=str(built), batch_size=8, batch_wait_ms=500)
+    serve.run(serve.deployment(CountedEmbedder).bind(options), name="counted", route_prefix="/counted")
+
+    status, _ = ask(f"{url}counted", npy(np.stack([picture(seed) for seed in range(20)])))
+
+    assert status == 200
+    assert json.loads(ask(f"{url}counted")[1])["sizes"] == [8, 8, 4]
 
 
 @pytest.mark.heavy
@@ -225,6 +264,11 @@ def test_a_replica_reserves_what_it_computes_on() -> None:
 
     assert {"num_cpus": 4, "num_gpus": 0}.items() <= reserved(threads="4").items()
     assert {"num_cpus": 1, "num_gpus": 1}.items() <= reserved(device="cuda").items()
+
+
+def test_a_replica_without_its_artifact_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactNotFoundError, match=r"python -m exporters\.build test/tiny_vit"):
+        Embedder(Options(NAME, "onnx", weights="random", artifacts=str(tmp_path)))
 
 
 def test_more_requests_may_wait_than_fit_a_batch() -> None:
