@@ -39,8 +39,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def url(built: Path) -> Iterator[str]:
-    """The application as `serve run` starts it, on a Ray cluster of its own."""
+def address() -> Iterator[str]:
+    """Where Ray Serve listens, on a Ray cluster of its own."""
     import ray
     from ray import serve
 
@@ -49,23 +49,31 @@ def url(built: Path) -> Iterator[str]:
     ray.init(**options, _temp_dir=folder, log_to_driver=False, logging_level="ERROR")
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        command = [BIN / "serve", "run", "--non-blocking", "--address", ray.get_runtime_context().gcs_address]
-        arguments = [f"model={NAME}", "backend=onnx", "weights=random", f"artifacts={built}", "imports=tiny_backbones"]
-        sizes = ["batch_size=8", "batch_wait_ms=200", "num_replicas=1", "threads=1"]
-        ran = subprocess.run(
-            [*command, "runtime.ray_serve:app", *arguments, *sizes],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])},
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
-        assert ran.returncode == 0, ran.stderr
         yield f"http://127.0.0.1:{port}/"
         serve.shutdown()
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def url(address: str, built: Path) -> str:
+    """The application, as `serve run` starts it."""
+    import ray
+
+    command = [BIN / "serve", "run", "--non-blocking", "--address", ray.get_runtime_context().gcs_address]
+    arguments = [f"model={NAME}", "backend=onnx", "weights=random", f"artifacts={built}", "imports=tiny_backbones"]
+    sizes = ["batch_size=8", "batch_wait_ms=200", "num_replicas=1", "threads=1"]
+    ran = subprocess.run(
+        [*command, "runtime.ray_serve:app", *arguments, *sizes],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return address
 
 
 def ask(url: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
@@ -159,16 +167,17 @@ class CountedEmbedder(Embedder):
 
 
 @pytest.mark.heavy
-def test_images_that_come_at_once_run_in_batches_of_the_size_asked_for(url: str, built: Path) -> None:
+def test_images_that_come_at_once_run_in_batches_of_the_size_asked_for(address: str, built: Path) -> None:
     from ray import serve
 
-    options = Options(NAME, "onnx", weights="random", artifacts=str(built), batch_size=8, batch_wait_ms=500)
+    store = {"weights": "random", "artifacts": str(built), "imports": "tiny_backbones"}
+    options = Options(NAME, "onnx", batch_size=8, batch_wait_ms=500, **store)
     serve.run(serve.deployment(CountedEmbedder).bind(options), name="counted", route_prefix="/counted")
 
-    status, _ = ask(f"{url}counted", npy(np.stack([picture(seed) for seed in range(20)])))
+    status, _ = ask(f"{address}counted", npy(np.stack([picture(seed) for seed in range(20)])))
 
     assert status == 200
-    assert json.loads(ask(f"{url}counted")[1])["sizes"] == [8, 8, 4]
+    assert json.loads(ask(f"{address}counted")[1])["sizes"] == [8, 8, 4]
 
 
 @pytest.mark.heavy
