@@ -19,7 +19,8 @@
     │   ├── ManifestError                        a manifest is invalid or from a newer release
     │   ├── StoreError                           the artifacts folder cannot be written
     │   ├── HubError                             a shared repository is unreachable, unknown, gated or refuses
-    │   └── RedistributionError                  a licence or its publisher forbids sharing an artifact in public
+    │   ├── RedistributionError                  a licence or its publisher forbids sharing an artifact in public
+    │   └── RepositoryError                      a model repository holds another model, or cannot be written
     ├── OutputError              (RuntimeError)  a folder of embeddings holds something else or cannot be written
     ├── ClusterError             (RuntimeError)  Ray does not answer, has no room, or lost what it was working on
     └── BuildError               (RuntimeError)
@@ -103,6 +104,10 @@ class HubError(ArtifactError):
 
 class RedistributionError(ArtifactError):
     """Artifacts of gated or restricted weights would become public."""
+
+
+class RepositoryError(ArtifactError):
+    """A server's model repository holds another model under the name, or cannot be written."""
 
 
 class OutputError(BackboneError, RuntimeError):
