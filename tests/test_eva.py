@@ -21,6 +21,8 @@ MODEL = {
 # Fewer steps, and eva finds no best checkpoint: it looks at the metric once an epoch.
 CLASSIFICATION = MODEL | {"IN_FEATURES": str(WIDTH), "MAX_STEPS": "40", "LR_VALUE": "0.02"}
 SEGMENTATION = MODEL | {"IN_FEATURES": str(2 * WIDTH), "OUT_INDICES": "2", "MAX_STEPS": "40", "BATCH_SIZE": "8"}
+# The decoder of maps alone is thrown off by steps ten times as large, into one class for all pixels.
+OF_MAPS, OF_MAPS_AND_IMAGE = {"LR_VALUE": "0.0001"}, {"LR_VALUE": "0.001"}
 # Relative RMS between what eager torch and the artifact give for one picture: ten times the error either one has.
 PARITY = 1e-5
 
@@ -98,7 +100,7 @@ def test_a_classification_has_the_same_metrics_with_eager_torch_and_with_the_art
 def test_a_segmentation_has_the_same_metrics_and_every_map_comes_through_as_a_list(
     python: Path, store: str, consep: str, tmp_path: Path
 ) -> None:
-    variables = SEGMENTATION | {"DATA_ROOT": consep, "BACKBONE_ARTIFACTS": store}
+    variables = SEGMENTATION | OF_MAPS | {"DATA_ROOT": consep, "BACKBONE_ARTIFACTS": store}
 
     eager, onnx = both(python, tmp_path, "predict_fit", "consep.yaml", **variables)
 
@@ -109,7 +111,7 @@ def test_a_segmentation_has_the_same_metrics_and_every_map_comes_through_as_a_li
 def test_a_backbone_inside_the_model_is_copied_for_each_run_and_gives_the_same_metrics(
     python: Path, store: str, consep: str, tmp_path: Path
 ) -> None:
-    variables = SEGMENTATION | {"DATA_ROOT": consep, "BACKBONE_ARTIFACTS": store, "N_RUNS": "2"}
+    variables = SEGMENTATION | OF_MAPS_AND_IMAGE | {"DATA_ROOT": consep, "BACKBONE_ARTIFACTS": store, "N_RUNS": "2"}
 
     eager, onnx = both(python, tmp_path, "fit", "consep_online.yaml", **variables)
 
