@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from runtime.errors import DependencyError, OptionError, RegistrationError, WeightsError
@@ -31,7 +32,9 @@ def build(request: Request) -> EagerModel:
         RegistrationError: The registered function did not return an `nn.Module`.
     """
     weights = _weights(request) if "weights" in request.spec.parameters else None
-    module = _call(request, weights)
+    # A backbone served from its artifact draws nothing: what the caller draws next must not depend on what serves.
+    with torch.random.fork_rng(devices=[]):
+        module = _call(request, weights)
     if weights is None and request.weights == "random":
         draw_loud(module, request.seed)
     return EagerModel(module.eval(), getattr(weights, "revision", None))

@@ -25,7 +25,10 @@ def canonical(out_indices: OutIndices, depth: int | None) -> Canonical:
     if out_indices is None:
         return None
     if isinstance(out_indices, bool) or not isinstance(out_indices, int | Sequence) or isinstance(out_indices, str):
-        raise OutIndicesError(f"out_indices={out_indices!r} is neither None, an int nor a sequence of ints. {_USAGE}")
+        written = " In YAML and in environment variables a list is written [-4, -2]." * isinstance(out_indices, str)
+        raise OutIndicesError(
+            f"out_indices={out_indices!r} is neither None, an int nor a sequence of ints. {_USAGE}{written}"
+        )
     if isinstance(out_indices, int):
         return _last(out_indices, depth)
     return _blocks(out_indices, depth)

@@ -20,7 +20,7 @@ from runtime import __version__, load_model, ranking
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy: setuptools leaves its traces beside the sources."""
     source, out = tmp_path_factory.mktemp("source") / "checkout", tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "artifacts", "demo")
+    ignored = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", "*.egg-info", "artifacts", "demo")
     shutil.copytree(ROOT, source, ignore=ignored)
     command = [uv.find_uv_bin(), "build", "--quiet", "--wheel", "--out-dir", out, source]
     subprocess.run(command, check=True, timeout=300)

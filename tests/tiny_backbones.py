@@ -65,6 +65,12 @@ def own() -> nn.Module:
     return Own()
 
 
+@register_model("test/unseeded", preprocessing=Preprocessing(size=32))
+def unseeded() -> nn.Module:
+    """What a user would register who forgot the seed."""
+    return Own()
+
+
 @register_model("test/nan", preprocessing=Preprocessing(size=32))
 def with_nan() -> nn.Module:
     """Weights with a NaN in them."""

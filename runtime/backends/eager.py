@@ -82,7 +82,8 @@ class TorchSession:
 
     def run(self, images: Tensor) -> list[Tensor]:
         """Return the outputs for a batch, float32 tensors on this session's device."""
-        with torch.no_grad():
+        # The precision is the one asked for, also under somebody else's autocast (a trainer's mixed precision).
+        with torch.no_grad(), torch.autocast(torch.device(self.device).type, enabled=False):
             placed = images.to(self.device)
             ready = placed if self._facts is None else normalise(placed, self._facts)
             output = self.module(ready.to(self._dtype))
