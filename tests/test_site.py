@@ -12,7 +12,7 @@ import runtime
 from benchmarks import sweep_timm
 from runtime import errors, list_models
 from runtime.registry import find
-from site_pages import PageError, included, matrix, navigation, troubleshooting
+from site_pages import PageError, api, included, matrix, navigation, troubleshooting
 from site_pages.links import Links
 
 LINKS = Links({"docs/a.md": "a.md", "README.md": "index.md", "bench/": "reports/index.md"}, "https://example.org/r")
@@ -119,6 +119,22 @@ def test_every_public_name_is_in_the_reference(site: Site) -> None:
     assert "runtime.errors.ArtifactNotFoundError" in page.ids
     assert "runtime.wrappers.timm" in page.ids
     assert "BACKBONE_ON_FALLBACK sets the default" in page.text  # an argument's own words
+
+
+def test_a_function_that_shares_its_name_with_a_commands_file_is_shown_not_the_file(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").write_text(
+        "if TYPE_CHECKING:\n    from made.inner.run import embed\n    from made import tools\n"
+    )
+    for name in ("embed.py", "tools.py"):
+        (tmp_path / name).touch()
+    package = types.ModuleType("made")
+    package.__file__ = str(tmp_path / "__init__.py")
+    package.__all__ = ["embed", "tools", "other"]
+
+    text = api.page(package)
+
+    assert '<a id="made.embed"></a>\n\n::: made.inner.run.embed\n    options:\n      heading: made.embed\n' in text
+    assert text.endswith("\n\n::: made.tools\n\n::: made.other\n")
 
 
 def test_every_report_is_in_the_site_with_its_plots(site: Site) -> None:

@@ -42,6 +42,7 @@ def project(tmp_path: Path) -> Path:
     """A project with one command of each kind, and what only looks like one."""
     for package in commands.PACKAGES:
         (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()  # before any other package of the name
     files = {
         "runtime/__main__.py": PARSER.format("runtime", SUBCOMMANDS) + "main()\n",
         "runtime/embed.py": f"from embedding.command import main\n\n{GUARD}main()\n",
@@ -91,6 +92,8 @@ def test_choices_of_an_option_are_no_subcommands() -> None:
 
     assert commands.subcommands(told) == []
     assert commands.subcommands("positional arguments:\n  {list,in-fo}\n    list  all") == ["list", "in-fo"]
+    assert commands.subcommands("positional arguments:\n  COMMAND   one of list, info\n") == ["list", "info"]
+    assert commands.subcommands("positional arguments:\n  MODEL   one of many\n") == []
 
 
 def test_the_known_commands_of_the_project_are_found(found: dict[str, Command]) -> None:
@@ -108,7 +111,8 @@ def test_every_file_with_a_guard_is_a_command_or_the_body_of_a_child_process(fou
     missing = modules - {command.split()[0] for command in found}
 
     for module in missing:
-        assert "json.loads(sys.argv" in (ROOT / f"{module.replace('.', '/')}.py").read_text(), module
+        guard = (ROOT / f"{module.replace('.', '/')}.py").read_text().partition("\nif __name__ == ")[2]
+        assert "sys.argv[1]" in guard, module
 
 
 def typed(page: Path) -> list[tuple[str, list[str]]]:

@@ -109,10 +109,10 @@ def help_of(module: str, words: Sequence[str] = (), root: Path = ROOT) -> str:
 
 
 def subcommands(help_text: str) -> list[str]:
-    """Return the choices of a parser's first positional argument, by its help."""
+    """Return the subcommands that a help names: `{list,info}`, or `COMMAND  one of list, info`."""
     section = re.search(r"^positional arguments:\n((?:  .*\n|\n)*)", help_text + "\n", re.MULTILINE)
-    choices = re.search(r"^  \{([\w,-]+)\}", section[1], re.MULTILINE) if section else None
-    return choices[1].split(",") if choices else []
+    choices = section and re.search(r"^  (?:\{([\w,-]+)\}|COMMAND +one of ([\w, -]+))$", section[1], re.MULTILINE)
+    return re.split(", ?", choices[1] or choices[2]) if choices else []
 
 
 def page(found: Sequence[Command]) -> str:
