@@ -65,7 +65,9 @@ def test_a_row_of_the_matrix_has_the_facts_of_the_registry_and_what_was_recorded
         "files": {"weights.a.data": 1_213_000_000},
     }
 
-    row = matrix.row(find(name), [record, record | {"model": "other/one"}], ["openvino bf16", "torchscript fp32"])
+    other = record | {"model": "other/one", "parameters": 1, "outcomes": [outcome | {"precision": "bf16"}]}
+
+    row = matrix.row(find(name), [record, other], ["openvino bf16", "torchscript fp32"])
 
     assert row == {
         "Backbone": f"`{name}`",
@@ -123,18 +125,18 @@ def test_every_public_name_is_in_the_reference(site: Site) -> None:
 
 def test_a_function_that_shares_its_name_with_a_commands_file_is_shown_not_the_file(tmp_path: Path) -> None:
     (tmp_path / "__init__.py").write_text(
-        "if TYPE_CHECKING:\n    from made.inner.run import embed\n    from made import tools\n"
+        "if TYPE_CHECKING:\n    from made.inner.run import embed, load\n    from made import tools\n"
     )
     for name in ("embed.py", "tools.py"):
         (tmp_path / name).touch()
     package = types.ModuleType("made")
     package.__file__ = str(tmp_path / "__init__.py")
-    package.__all__ = ["embed", "tools", "other"]
+    package.__all__ = ["embed", "tools", "load", "other"]
 
     text = api.page(package)
 
     assert '<a id="made.embed"></a>\n\n::: made.inner.run.embed\n    options:\n      heading: made.embed\n' in text
-    assert text.endswith("\n\n::: made.tools\n\n::: made.other\n")
+    assert text.endswith("\n\n::: made.tools\n\n::: made.load\n\n::: made.other\n")
 
 
 def test_every_report_is_in_the_site_with_its_plots(site: Site) -> None:
@@ -190,6 +192,17 @@ def test_the_order_of_pages_is_that_of_the_table_not_of_the_alphabet() -> None:
     ]
 
 
+def test_a_page_without_a_title_fails_and_its_gist_is_its_first_sentence() -> None:
+    text = (
+        "---\nhide: [toc]\n---\n# Title\n\n```console\n$ x\n```\n\n`embed` takes [a folder](x.md)\nof tiles. It runs.\n"
+    )
+
+    assert included.title_of(text) == "Title"
+    assert included.gist_of(text) == "`embed` takes a folder of tiles."
+    with pytest.raises(PageError, match=r"no title: begin it with '# Title'"):
+        included.title_of("## Only a section\n")
+
+
 def test_pages_that_share_a_title_are_told_apart() -> None:
     labels = included.labels({"r/a.md": "# Figures\n", "r/b.md": "# Figures\n", "r/c.md": "# Speed\n"})
 
@@ -206,7 +219,7 @@ def test_pages_that_share_a_title_are_told_apart() -> None:
         ("../bench/", "docs/a.md", "a.md", "reports/index.md"),
         ("../LICENSE", "docs/a.md", "a.md", "https://example.org/r/blob/main/LICENSE"),
         ("gone.md", "docs/a.md", "a.md", "gone.md"),
-        ("../../../etc/passwd", "docs/a.md", "a.md", "../../../etc/passwd"),
+        ("../..", "docs/a.md", "a.md", "../.."),  # outside of the repository
         ("#here", "docs/a.md", "a.md", "#here"),
         ("https://a.org/docs/a.md", "docs/a.md", "a.md", "https://a.org/docs/a.md"),
     ],

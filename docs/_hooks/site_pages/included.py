@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePath
 
-from site_pages import ROOT
+from site_pages import ROOT, PageError
 
 REPORTS = "benchmarks/reports"
 # Place in the repository: place in the site.
@@ -15,6 +15,7 @@ DOCUMENTS: Mapping[str, str] = {
     "CHANGELOG.md": "changelog.md",
 }
 _TABLE = re.compile(r"<!-- backbones: .*?<!-- end of backbones -->", re.DOTALL)
+_TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 _INSTEAD = "The table is here: [every registered backbone](docs/backbones.md)."
 
 
@@ -30,13 +31,19 @@ def markdown_of(path: str) -> str:
 
 
 def title_of(markdown: str) -> str:
-    """Return a page's title, its first heading."""
-    return next(line[2:].strip() for line in markdown.splitlines() if line.startswith("# "))
+    """Return a page's title, its first heading.
+
+    Raises:
+        PageError: It has none.
+    """
+    if (title := _TITLE.search(markdown)) is None:
+        raise PageError(f"A page has no title: begin it with '# Title'. Its first words: {markdown[:80]!r}.")
+    return title[1].strip()
 
 
 def gist_of(markdown: str) -> str:
     """Return the first sentence below a page's title, without its links."""
-    body = markdown[markdown.index("# ") :].partition("\n")[2]
+    body = _TITLE.split(markdown, maxsplit=1)[-1]
     paragraphs = [" ".join(part.split()) for part in body.split("\n\n")]
     first = next((p for p in paragraphs if p and not p.startswith(("#", "|", "```", "!", "<", "-"))), "")
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", first)
