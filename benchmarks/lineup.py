@@ -8,6 +8,7 @@ from benchmarks.contender import WITHOUT_TORCH, Contender
 from runtime.manifest import Form
 
 EAGER = "eager fp32"
+INSTANTLY = ", load fast"  # ends the label of what is loaded without preparing its weights
 Side = Literal["torch", "ours", "peer", "product"]
 
 
@@ -57,6 +58,11 @@ def _uint8(label: str, precision: str, form: Form, libraries: tuple[str, ...]) -
     return Entry(label, "ours", precision, "runtime", options, form, libraries=libraries, images="uint8")
 
 
+def _instantly(precision: str, form: Form, libraries: tuple[str, ...]) -> Entry:
+    options = {"backend": "onnx", "precision": precision, "load": "fast"}
+    return Entry(f"onnx {precision}{INSTANTLY}", "ours", precision, "runtime", options, form, libraries=libraries)
+
+
 def _peer(label: str, export: str) -> Entry:
     return Entry(label, "peer", "fp32", "plain_onnx", export=export, libraries=_ORT)
 
@@ -78,6 +84,7 @@ CPU = (
     _torch("torch.compile bf16", "bf16", "compiled"),
     _TORCHSCRIPT,
     _ours("onnx fp32", "onnx", "fp32", Form("onnx", "cpu"), _ORT),
+    _instantly("fp32", Form("onnx", "cpu"), _ORT),
     _uint8("onnx fp32 from uint8", "fp32", Form("onnx", "cpu", input="uint8"), _ORT),
     _ours("onnx int8", "onnx", "int8", Form("onnx", "cpu", "int8"), _ORT),
     _ours("openvino fp32", "openvino", "fp32", Form("onnx", "cpu"), _VINO),

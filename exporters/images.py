@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 
-from exporters.int8.calibration import bundled_calibration, load_calibration
+from exporters.int8.calibration import DYNAMIC, bundled_calibration, load_calibration
 from exporters.reference import image_sizes
 from exporters.verify import Batch, verification_inputs
 from runtime.errors import BuildError
 from runtime.facts import Preprocessing
 from runtime.request import Request
-
-# In the place of a folder: each batch gives its own ranges.
-DYNAMIC = "none"
 
 
 @dataclass(frozen=True)

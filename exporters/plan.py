@@ -8,10 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from exporters.int8.calibration import calibration_id
 from runtime import registry
 from runtime.artifacts import Store, file_problem
 from runtime.download import fetch
-from runtime.errors import BackboneError, OptionError, UnknownModelError, WeightsError
+from runtime.errors import BackboneError, InputError, OptionError, UnknownModelError, WeightsError
 from runtime.facts import LocalFile
 from runtime.manifest import INPUTS, TARGETS, Artifact, Form
 from runtime.manifest import PRECISIONS as ALL_PRECISIONS
@@ -183,6 +184,8 @@ def stale(artifact: Artifact, job: Job, store: Store) -> str | None:
             return f"damaged: {file.name} {problem}"
     if changed := _changed(artifact.facts.get("versions", {}), versions(artifact.key.format, job.request.spec)):
         return f"stale: {changed}"
+    if artifact.key.precision == "int8" and (other := _recalibrated(artifact, job.calibration)):
+        return f"stale: {other}"
     declared = str(job.request.source) if job.request.source else None
     built = artifact.facts.get("source", {}).get("id")
     if built != declared:
@@ -201,6 +204,16 @@ def _replaced(artifact: Artifact, job: Job) -> str | None:
         return None
     built = artifact.facts.get("source", {}).get("revision")
     return None if built == revision else f"stale: {Path(source.path).name} {built} -> {revision}"
+
+
+def _recalibrated(artifact: Artifact, folder: str | None) -> str | None:
+    """Return what differs between the calibration built with and the one asked for now."""
+    built = artifact.facts.get("int8", {}).get("calibration")
+    try:
+        now = calibration_id(folder)
+    except InputError as error:
+        return str(error)  # and the build will fail with it
+    return None if built == now else f"calibration {built} -> {now}"
 
 
 def _changed(built: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from exporters.attention import WholeAttention, ensure_every_call_seen
 from exporters.half.conversion import to_half
 from exporters.images import Images
+from exporters.int8.calibration import calibration_id
 from exporters.int8.conversion import to_int8
 from exporters.optimise import optimise
 from exporters.pixels import take_pixels
@@ -91,7 +92,7 @@ def derive(program: torch.onnx.ONNXProgram, form: Form, images: Images) -> tuple
     if form.target == "cuda" and form.precision in ("fp16", "bf16"):
         facts["half"] = to_half(model, precision=form.precision, batches=images.verification())
     if form.precision == "int8":
-        facts["int8"] = to_int8(model, images.calibration())
+        facts["int8"] = to_int8(model, images.calibration()) | {"calibration": calibration_id(images.folder)}
     if form.input == "uint8":
         take_pixels(model, images.facts)
     return model, facts

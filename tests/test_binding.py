@@ -17,11 +17,11 @@ import torch
 from conftest import request_for
 
 from runtime import Backbone, load_model
-from runtime.backends.onnx import graphs_refused
+from runtime.backends.onnx import graphs_refused, images_at_once
 from runtime.backends.onnx import load as open_graph
 from runtime.backends.onnx_graphs import CapturedGraphs
 from runtime.backends.onnx_memory import OutputMemory
-from runtime.backends.onnx_session import run_failed
+from runtime.backends.onnx_session import OnnxSession, run_failed
 from runtime.backends.onnx_tensors import run_tensors
 from runtime.errors import BackendFallbackWarning, DeviceError, InputError, OptionError
 from runtime.providers import CPU, CUDA, Choice
@@ -282,3 +282,60 @@ def test_a_graph_that_cannot_be_captured_is_told_apart_from_a_gpu_that_does_not_
 
     assert "--target cuda" in graphs_refused(choice, (CPU,), mixed)
     assert f"could not start {CUDA}" in graphs_refused(choice, (CPU,), "Error: out of memory")
+
+
+class Counted:
+    """A real session that remembers how many images each of its runs had."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self.runs: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, names: Any, feed: dict[str, Any]) -> Any:
+        self.runs.append(len(next(iter(feed.values()))))
+        return self._session.run(names, feed)
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        self._session.run_with_iobinding(binding)
+        self.runs.append(len(binding.get_outputs()[0].numpy()))
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize(("count", "runs"), [(1, [1]), (2, [2]), (5, [2, 2, 1]), (6, [2, 2, 2])])
+def test_a_cpu_runs_a_batch_a_few_images_at_once(count: int, runs: list[int], reuse: bool, session: Any) -> None:
+    counted = Counted(session)
+    served = OnnxSession(counted, "cpu", "", at_once=2, reuse_outputs=reuse)
+    given = images(count).numpy()
+    parts = [session.run(None, {"images": given[row : row + 2]})[0] for row in range(0, count, 2)]
+
+    for _ in range(3):  # the first batch of a size learns the shapes
+        counted.runs.clear()
+        (output,) = served.run(given)
+        np.testing.assert_array_equal(output, np.concatenate(parts))
+        assert counted.runs == runs
+
+
+def test_batches_served_in_parts_keep_memory_of_their_own_unless_it_is_reused(session: Any) -> None:
+    for reuse in (False, True):
+        served = OnnxSession(session, "cpu", "", at_once=2, reuse_outputs=reuse)
+        served.run(images(5).numpy())
+        (first,), (second,) = served.run(images(5, seed=1).numpy()), served.run(images(5, seed=2).numpy())
+        assert np.shares_memory(first, second) is reuse
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "sizes", "at_once"),
+    [("cpu", 2, None, 2), ("cpu", 16, None, 16), ("cpu", 2, (1, 8), None), ("cuda:0", 2, None, None)],
+)
+def test_a_cpu_takes_one_image_per_thread_where_no_batch_sizes_were_asked_for(
+    device: str, threads: int, sizes: tuple[int, ...] | None, at_once: int | None
+) -> None:
+    assert images_at_once(device, threads, sizes) == at_once
+
+
+def test_loading_for_a_cpu_limits_the_images_at_once_to_its_threads(built: Path) -> None:
+    limits = [load(built, **given)._ready()._at_once for given in ({"threads": 3}, {"threads": 3, "batch_sizes": (8,)})]  # type: ignore[attr-defined]
+    assert limits == [3, None]

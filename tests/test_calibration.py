@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.int8.calibration import bundled_calibration, load_calibration
+from exporters.int8.calibration import bundled_calibration, calibration_id, load_calibration
 from runtime.errors import InputError
 from runtime.facts import HALF, Preprocessing
 from runtime.preprocess import preprocess
@@ -113,3 +113,15 @@ def test_the_bundled_images_are_model_input_of_any_backbone_for_pictures(facts: 
 def test_there_are_no_bundled_volumes() -> None:
     with pytest.raises(InputError, match="takes volumes"):
         bundled_calibration(Preprocessing(size=32, spatial_dims=3), (32, 32))
+
+
+def test_a_calibration_is_known_by_the_images_it_takes(tmp_path: Path) -> None:
+    save(tmp_path / "one", 9)
+    save(tmp_path / "same", 9)
+    save(tmp_path / "more", 10)
+    one = calibration_id(str(tmp_path / "one"))
+
+    assert one == calibration_id(str(tmp_path / "same"))
+    assert len({one, calibration_id(str(tmp_path / "more")), calibration_id("none"), calibration_id(None)}) == 4
+    Image.new("RGB", (40, 50), (200, 0, 0)).save(tmp_path / "one" / "003.png")
+    assert calibration_id(str(tmp_path / "one")) != one

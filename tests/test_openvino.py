@@ -194,3 +194,29 @@ def test_the_number_of_threads_is_the_one_asked_for_and_none_is_pinned(built: Pa
 
     assert session._compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert session._compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+@pytest.mark.parametrize(("sizes", "runs"), [(None, [4, 4, 1]), ((16,), [16])])
+def test_a_batch_runs_two_images_per_thread_at_once_unless_sizes_were_asked_for(
+    built: Path, sizes: tuple[int, ...] | None, runs: list[int]
+) -> None:
+    model = serve(built, threads=2, batch_sizes=sizes)
+    session: Any = model._ready()
+    compiled, seen = session._compiled, []
+
+    class Counted:
+        def __init__(self) -> None:
+            self.request = compiled.create_infer_request()
+
+        def infer(self, feed: dict[int, Any], **options: Any) -> Any:
+            seen.append(len(feed[0]))
+            return self.request.infer(feed, **options)
+
+    session._idle.append(Counted())
+    given = images(9)
+
+    output = model(given)
+
+    assert seen == runs
+    np.testing.assert_array_equal(output[:4], serve(built, threads=2)(given[:4]))
+    np.testing.assert_allclose(output[8:], serve(built, threads=2)(given[8:]), rtol=1e-4, atol=1e-5)

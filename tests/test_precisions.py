@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from small_architectures import ARCHITECTURES, SIDE, images, make
 from torch import nn
 
 from exporters import pipeline
-from exporters.plan import Job, Outcome
+from exporters.plan import Job, Outcome, plan
 from runtime import load_model, register_model, registry
+from runtime.artifacts import Store
 from runtime.errors import DeviceError
 from runtime.facts import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from runtime.manifest import Form
@@ -128,6 +130,10 @@ def test_int8_ranges_are_constants_or_taken_from_each_batch(
     assert outcome.status == "built", outcome.note
     [artifact] = json.loads((tmp_path / name / "manifest.json").read_text())["artifacts"]
     assert artifact["int8"]["quantisation"] == kind
+    [step] = plan(job, Store(tmp_path))
+    assert (step.action, step.reason) == ("skip", "up to date")
+    [step] = plan(replace(job, calibration=None if calibration else "none"), Store(tmp_path))
+    assert (step.action, step.reason.split()[:2]) == ("build", ["stale:", "calibration"])
 
 
 def test_calibration_images_that_are_not_there_are_told(register: Any, tmp_path: Path) -> None:

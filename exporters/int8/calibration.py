@@ -1,6 +1,7 @@
 """Images that the ranges of static int8 are taken from: one's own folder, or pieces of the bundled tissue image."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,10 @@ Batch = NDArray[np.float32]
 BATCH = 8
 # Fewer say too little about what other images bring.
 FEWEST = 8
+COUNT = 64
 BUNDLED = 16
+# Instead of a folder: ranges are taken from each batch as it comes.
+DYNAMIC = "none"
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 # What other stains, cameras and subjects would change.
@@ -34,7 +38,9 @@ CHANGES: tuple[Callable[[Image.Image], Image.Image], ...] = (
 )
 
 
-def load_calibration(folder: str | Path, facts: Preprocessing, size: tuple[int, int], count: int = 64) -> list[Batch]:
+def load_calibration(
+    folder: str | Path, facts: Preprocessing, size: tuple[int, int], count: int = COUNT
+) -> list[Batch]:
     """Return `count` images of a folder and its subfolders (all, if there are fewer), as batches of model input.
 
     Of more images than `count`, every so manieth in the order of their paths is taken: the same ones each time.
@@ -55,10 +61,26 @@ def load_calibration(folder: str | Path, facts: Preprocessing, size: tuple[int, 
     _require_pictures(facts)
     if count < FEWEST:
         raise InputError(f"Calibration with {count} images: static int8 needs at least {FEWEST} to take ranges from.")
-    paths = _find(Path(folder))
-    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths)), dtype=int))]
+    chosen = _choose(Path(folder), count)
     groups = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]
     return [np.concatenate([_read(path, facts, size) for path in group]) for group in groups]
+
+
+def calibration_id(folder: str | None) -> str:
+    """Return what tells the images of one calibration from those of another.
+
+    Args:
+        folder: Of images; `None` for the bundled tissue, `none` for ranges taken from each batch.
+
+    Raises:
+        InputError: The folder is missing or holds too few images.
+    """
+    if folder is None or folder == DYNAMIC:
+        return folder or "bundled tissue"
+    digest = hashlib.sha256()
+    for path in _choose(Path(folder), COUNT):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"images {digest.hexdigest()[:12]}"
 
 
 def bundled_calibration(facts: Preprocessing, size: tuple[int, int]) -> list[Batch]:
@@ -80,6 +102,11 @@ def bundled_calibration(facts: Preprocessing, size: tuple[int, int]) -> list[Bat
     tiles = [preprocess(piece.resize(size[::-1]), dataclasses.replace(facts, resize=None), size) for piece in pictures]
     made = np.concatenate([*tiles, noise])
     return [made[i : i + BATCH] for i in range(0, len(made), BATCH)]
+
+
+def _choose(folder: Path, count: int) -> list[Path]:
+    paths = _find(folder)
+    return [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths)), dtype=int))]
 
 
 def _require_pictures(facts: Preprocessing) -> None:

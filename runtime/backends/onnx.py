@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,23 @@ def load(graph: Path, request: Request) -> OnnxSession:
     index = session.get_provider_options().get(got[0], {}).get("device_id", "0")
     device = f"cuda:{index}" if got[0] in ON_GPU else "cpu"
     session.disable_fallback()  # a run that fails on the GPU is an error, not one more run on the CPU
-    return OnnxSession(session, device, reason, reuse_outputs=request.reuse_outputs, cuda_graphs=request.cuda_graphs)
+    return OnnxSession(
+        session,
+        device,
+        reason,
+        at_once=images_at_once(device, request.threads or cpu_count(), request.batch_sizes),
+        reuse_outputs=request.reuse_outputs,
+        cuda_graphs=request.cuda_graphs,
+    )
+
+
+def images_at_once(device: str, threads: int, batch_sizes: Sequence[int] | None) -> int | None:
+    """Return how many images of a batch run together; `None` for all of them.
+
+    On a CPU one per thread: what passes between two layers then stays in the cores' caches. Sizes that were asked for
+    are kept to.
+    """
+    return threads if device == "cpu" and batch_sizes is None else None
 
 
 def look_at_installation() -> Installation:

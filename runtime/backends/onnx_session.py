@@ -10,12 +10,22 @@ from runtime.errors import DeviceError
 
 
 class OnnxSession:
-    """An onnxruntime session; `run` may be called from several threads at once."""
+    """An onnxruntime session; `run` may be called from several threads at once.
+
+    `at_once` is how many of a batch's images the CPU runs together, all of them by default.
+    """
 
     native = "numpy"
 
     def __init__(
-        self, session: Any, device: str, reason: str, *, reuse_outputs: bool = False, cuda_graphs: bool = False
+        self,
+        session: Any,
+        device: str,
+        reason: str,
+        *,
+        at_once: int | None = None,
+        reuse_outputs: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         self._session = session
         self.providers = tuple(session.get_providers())
@@ -26,8 +36,9 @@ class OnnxSession:
             from runtime.backends.onnx_graphs import CapturedGraphs
 
             self._graphs = CapturedGraphs(session, device, reuse_outputs=reuse_outputs)
-        self._arrays = OutputMemory(reuse=True) if reuse_outputs else None
-        self._tensors = OutputMemory(reuse=reuse_outputs)
+        self._at_once = at_once
+        self._reuse = reuse_outputs
+        self._arrays, self._tensors = OutputMemory(reuse=reuse_outputs), OutputMemory(reuse=reuse_outputs)
 
     def run(self, images: Any) -> list[Any]:
         """Return the outputs for a batch: numpy arrays, or tensors for tensors of this session's GPU.
@@ -49,28 +60,39 @@ class OnnxSession:
             from runtime.backends.onnx_tensors import run_tensors
 
             return run_tensors(self._session, images, self._tensors)
-        if self._arrays is not None:
-            return run_into(self._session, images, self._arrays)
+        at_once = self._at_once or len(images)
+        if len(images) > at_once or self._reuse:
+            return run_into(self._session, images, self._arrays, at_once)
         return list(self._session.run(None, {names_of(self._session)[0]: images}))
 
 
-def run_into(session: Any, images: np.ndarray[Any, Any], memory: OutputMemory) -> list[Any]:
-    """Return the outputs for numpy images, in memory that is used again."""
+def run_into(session: Any, images: np.ndarray[Any, Any], memory: OutputMemory, at_once: int) -> list[Any]:
+    """Return the outputs for numpy images, run `at_once` at a time, each into its rows of one memory."""
+    arrays, start = memory.take(images), 0
+    if arrays is None:
+        start = min(at_once, len(images))
+        first = list(session.run(None, {names_of(session)[0]: images[:start]}))
+        memory.learn(images, first)
+        if start == len(images):
+            return first
+        arrays = memory.take(images) or []
+        for array, output in zip(arrays, first, strict=True):
+            array[:start] = output
+    for row in range(start, len(images), at_once):
+        _run_bound(session, images[row : row + at_once], [array[row : row + at_once] for array in arrays])
+    return arrays
+
+
+def _run_bound(session: Any, images: np.ndarray[Any, Any], arrays: list[Any]) -> None:
     from onnxruntime import OrtValue
 
     name, outputs = names_of(session)
-    arrays = memory.take(images)
-    if arrays is None:
-        arrays = list(session.run(None, {name: images}))
-        memory.learn(images, arrays)
-        return arrays
     binding = session.io_binding()
     binding.bind_cpu_input(name, images)
     for output, array in zip(outputs, arrays, strict=True):
         binding.bind_ortvalue_output(output, OrtValue.ortvalue_from_numpy(array))
     binding.synchronize_inputs()
     session.run_with_iobinding(binding)
-    return arrays
 
 
 def run_failed(count: int, device: str, cause: str) -> str:
