@@ -38,7 +38,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     made = Reader(tmp_path_factory.mktemp("reader"))
     for language, marks, body in BLOCKS:
         if language == "console" and "no-run" not in marks:
-            for command in re.findall(r"^\$ (.+)$", body, re.MULTILINE):
+            for command in re.findall(r"^\$ (.+)$", body.replace("\\\n", ""), re.MULTILINE):
                 made.types("bash", "-ec", command)
     return made
 
