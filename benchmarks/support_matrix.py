@@ -52,26 +52,27 @@ def rendered() -> dict[Path, str]:
 
 def matrix(specs: Sequence[BackboneSpec], records: Sequence[Record]) -> list[str]:
     """Return the table: one row for each backbone, built or not."""
-    rows = [_row(spec, [r for r in records if r["model"] == spec.name]) for spec in specs]
-    return [*HEAD, *(f"| {' | '.join(cells)} |" for cells in rows)]
+    return [*HEAD, *(f"| {' | '.join(cells(spec, records).values())} |" for spec in specs)]
 
 
-def _row(spec: BackboneSpec, records: Sequence[Record]) -> list[str]:
-    by_variant = {record["variant"]: record for record in records}
+def cells(spec: BackboneSpec, records: Sequence[Record]) -> dict[str, str]:
+    """Return what is said of one backbone, by the names of the table's columns; `records` may be of others, too."""
+    by_variant = {record["variant"]: record for record in records if record["model"] == spec.name}
+    mine = list(by_variant.values())
     embedding = by_variant.pop("embedding", None)
     maps = list(by_variant.values())
-    return [
-        f"`{spec.name}`",
-        _millions(embedding),
-        _dimension(embedding),
-        _map_shape(spec, maps),
-        ", ".join(sorted({o["format"] for r in records for o in r["outcomes"] if o["status"] == "built"}))
+    return {
+        "Backbone": f"`{spec.name}`",
+        "Parameters": _millions(embedding),
+        "Embedding": _dimension(embedding),
+        "Maps": _map_shape(spec, maps),
+        "Formats": ", ".join(sorted({o["format"] for r in mine for o in r["outcomes"] if o["status"] == "built"}))
         or "not built",
-        f"{_difference([embedding] if embedding else [])}, {_difference(maps)}",
-        _size(records),
-        f"{spec.licence or 'not stated'}{' (gated)' if spec.gated else ''}",
-        _source(spec),
-    ]
+        "Difference": f"{_difference([embedding] if embedding else [])}, {_difference(maps)}",
+        "Size": _size(mine),
+        "Licence": f"{spec.licence or 'not stated'}{' (gated)' if spec.gated else ''}",
+        "Source": _source(spec),
+    }
 
 
 def _millions(record: Record | None) -> str:
