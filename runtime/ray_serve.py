@@ -4,7 +4,7 @@
 
     serve run runtime.ray_serve:app model=pathology/kaiko_vits16 backend=onnx threads=4
 
-POST a picture (PNG, JPEG, TIFF: anything Pillow reads), or an .npy file with one uint8 array [H, W, 3] or several
+POST a picture (JPEG, PNG, TIFF, WebP, BMP), or an .npy file with one uint8 array [H, W, 3] or several
 [B, H, W, 3]; the answer is `{"model": ..., "embedding": [[...], ...]}`, or an .npy file, float32 [B, D], for those who
 accept `application/x-npy`. GET tells what is being served. Only this file needs Ray; nothing else imports it.
 """
@@ -13,14 +13,15 @@ import asyncio
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from runtime import registry
+from runtime.arguments import import_modules
+from runtime.embedding.decode import decode
+from runtime.embedding.tile import Tile
 from runtime.errors import DependencyError, InputError, OptionError
 from runtime.load import load_model
 from runtime.request import make_request
@@ -104,8 +105,7 @@ def parse(arguments: Mapping[str, Any]) -> Options:
 
 
 def _register(options: Options) -> None:
-    for module in filter(None, options.imports.split(",")):
-        import_module(module)
+    import_modules([module for module in options.imports.split(",") if module])
 
 
 def app(arguments: dict[str, Any]) -> serve.Application:
@@ -165,7 +165,7 @@ class Embedder:
 
 
 def read_images(body: bytes) -> Any:
-    """Return the picture, or the uint8 array, that a request carries.
+    """Return the pixels that a request carries, uint8: of a picture [H, W, 3], as `runtime.embed` would decode it.
 
     Raises:
         InputError: It is neither.
@@ -175,12 +175,10 @@ def read_images(body: bytes) -> Any:
     try:
         if body.startswith(_NPY_MAGIC):
             return np.load(io.BytesIO(body), allow_pickle=False)
-        picture = Image.open(io.BytesIO(body))
-        picture.load()
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        what = "an .npy file" if body.startswith(_NPY_MAGIC) else "a picture that Pillow reads"
+        return decode(Tile("request", body))
+    except (OSError, ValueError, EOFError) as error:  # ours are ValueErrors, too
+        what = "an .npy file" if body.startswith(_NPY_MAGIC) else "a picture that can be read"
         raise InputError(f"The {len(body)} bytes of the request are not {what}: {error}.") from error
-    return picture
 
 
 def _to_npy(rows: NDArray[np.float32]) -> bytes:

@@ -195,7 +195,7 @@ def test_get_tells_what_is_being_served(url: str) -> None:
     ("body", "words"),
     [
         (b"", "The request is empty"),
-        (b"not a picture", "are not a picture that Pillow reads"),
+        (b"not a picture", "are not a picture that can be read"),
         (npy(np.zeros((4, 4, 3), np.float32)), "takes Pillow images or uint8 arrays"),
     ],
     ids=["empty", "text", "float32"],
@@ -219,7 +219,7 @@ def test_a_replica_goes_on_after_a_bad_request(url: str) -> None:
         (b"", "The request is empty"),
         (b"\x93NUMPY and no more", "are not an .npy file"),
         (npy(np.array([{"a": 1}], dtype=object)), "are not an .npy file"),
-        (png(picture())[:200], "are not a picture that Pillow reads"),
+        (png(picture())[:200], "are not a picture that can be read"),
     ],
     ids=["empty", "npy", "pickle", "truncated"],
 )
@@ -229,7 +229,7 @@ def test_bytes_that_are_no_picture_are_an_input_error(body: bytes, words: str) -
 
 
 def test_files_and_arrays_are_read_as_they_are() -> None:
-    np.testing.assert_array_equal(np.asarray(read_images(png(picture()))), picture())
+    np.testing.assert_array_equal(read_images(png(picture())), picture())
     np.testing.assert_array_equal(read_images(npy(picture()[None])), picture()[None])
 
 

@@ -19,10 +19,11 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from exporters import pipeline, triton
-from exporters.arguments import join_negative, parser_of_build
+from exporters.arguments import parser_of_build
 from exporters.plan import Job
 from exporters.serving.arguments import parser_of_triton
 from runtime import load_model
+from runtime.arguments import join_negative
 from runtime.manifest import Form
 
 ROOT = Path(__file__).resolve().parent.parent
