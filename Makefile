@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all lint types unit format figures lock clean
+.PHONY: help setup demo test test-all lint types unit docs format figures lock clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -36,6 +36,9 @@ types: $(READY)   ## mypy, strict
 unit: $(READY)    ## pytest, but for what takes minutes
 	$(BIN)/python -m pytest -m "not heavy"
 
+docs: $(READY)    ## build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 format: $(READY)  ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -50,5 +53,5 @@ lock: $(READY)    ## pin .ci/constraints.txt to what .venv holds
 	@touch $(READY)
 
 clean:            ## remove the environment and what was built
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo
+	rm -rf $(VENV) $(VENV)-eva $(VENV)-eva.lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo
 	find artifacts -mindepth 1 ! -name README.md -delete

@@ -133,7 +133,10 @@ def test_a_manifest_that_cannot_be_used_does_not_hold_up_the_rest(store: Store) 
         (["test/none"], "Nothing is published as 'test/none' in"),
         (["test/*", "no/*"], "Nothing is published as 'no/*' in"),
         (["--device", "tpu"], "device='tpu' is not a device"),
-        (["--import", "no_such_module"], "--import no_such_module: No module named 'no_such_module'"),
+        (
+            ["--import", "no_such_module"],
+            "'no_such_module', to register more backbones: No module named 'no_such_module'",
+        ),
     ],
 )
 def test_wrong_usage_ends_with_status_2_and_says_why(arguments: list[str], says: str, built: Path) -> None:
