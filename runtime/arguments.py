@@ -46,7 +46,8 @@ def import_modules(names: list[str]) -> None:
             import_module(name)
         except ImportError as error:
             raise OptionError(
-                f"{name!r}, to register more backbones: {error}. Name a module that lies where you run this, or on PYTHONPATH."
+                f"{name!r}, to register more backbones: {error}. Name a module that lies where you run this, or on "
+                "PYTHONPATH."
             ) from error
 
 

@@ -136,7 +136,7 @@ def serve(request: Request) -> Backbone:
     request.size, request.canonical  # noqa: B018  (raise on bad values before anything is read)
     manifest = Manifest(request.spec.name)
     if request.backend != "eager":
-        request, manifest = _published(request)
+        request, manifest = published(request)
     selection = select(request, manifest, obstacles(request), partial(device_of, request))
     if selection.backend is None:
         raise _most_telling(selection.rejected)(selection.reasons)
@@ -148,7 +148,7 @@ def serve(request: Request) -> Backbone:
     try:
         backbone = Backbone(request, selection.backend, selection.artifact, open_session, selection.reasons)
     except ArtifactCorruptError:
-        if _published(request)[1] == manifest:
+        if published(request)[1] == manifest:
             raise
         return serve(request)  # a build replaced the artifact between the look and the load
     if _cuda_did_not_start(request, selection.artifact, backbone):
@@ -157,8 +157,13 @@ def serve(request: Request) -> Backbone:
     return backbone
 
 
-def _published(request: Request) -> tuple[Request, Manifest]:
-    """Return what is published of the backbone, and the request, which from then on names a commit, not a branch."""
+def published(request: Request) -> tuple[Request, Manifest]:
+    """Return the request, which from then on names a commit and not a branch, and what is published of the backbone.
+
+    Raises:
+        ManifestError: It cannot be used.
+        HubError: It is in a repository of the hub that does not give it.
+    """
     if named_address(request.artifacts) is None:
         return request, open_store(request.artifacts).read(request.spec.name)
     from runtime.sharing import cached

@@ -26,6 +26,7 @@ from huggingface_hub import constants
 import runtime
 from exporters import push
 from runtime.sharing import command as pull_command
+from runtime.terminal import info
 
 
 def load(name: str, options: dict[str, Any]) -> int:
@@ -54,6 +55,7 @@ def pull(repository: str, options: dict[str, Any]) -> int:
 COMMANDS = {
     "push": lambda *arguments: push.main(arguments),
     "pull": lambda *arguments: pull_command.main(arguments),
+    "info": lambda *arguments: info.main(arguments),
     "load": load,
     "runtime.pull": pull,
 }

@@ -37,7 +37,7 @@ class Client:
     process: subprocess.Popen[str]
 
     def run(self, what: str, *arguments: object, file_limit: int | None = None) -> Ended:
-        """Run the command `push` or `pull`, `load` or `runtime.pull`; `file_limit` bytes are all the disk takes."""
+        """Run `push`, `pull`, `info`, `load` or `runtime.pull`; `file_limit` bytes are all that the disk takes."""
         self.start(what, *arguments, file_limit=file_limit)
         assert self.process.stdout is not None
         return Ended(*json.loads(self.process.stdout.readline()))

@@ -168,6 +168,7 @@ def test_what_is_wrong_is_found_with_its_fix(
         (hub(offline=True, status=None), "hub", "offline mode"),
         ({}, "hub", "https://hub answers; the token is ada's"),
         ({}, "files", "the size of every file"),
+        (store(remote=True), "artifacts", "is a repository: load_model fetches from it what serves"),
         (store(hashed=True), "files", "the SHA-256 of every file is as it says"),
         (model(versions=({"torch": "2.15", "recipe": "3"},)), "built with", "recipe 3, torch 2.15: a/b"),
         (
@@ -283,6 +284,12 @@ def test_leftovers_other_recipes_and_unknown_names_are_found(copy: Store) -> Non
     assert not models["nobody/knows"].registered
     assert "is not a valid manifest" in str(models["test/own"].problem)
     assert found.unfinished == 1
+
+
+def test_a_repository_of_the_hub_is_told_as_one() -> None:
+    found = look_at_store("hf://our-lab/backbones@v1")
+
+    assert (found.root, found.remote) == ("hf://our-lab/backbones@v1", True)
 
 
 def test_a_folder_that_is_not_there_is_no_error(tmp_path: Path) -> None:

@@ -109,6 +109,16 @@ def test_it_is_pinned_to_the_commit(repo: Repository, online: Client) -> None:
     assert told["artifacts"] == f"hf://{REPO}@{repo.refs['main']}"
 
 
+def test_info_tells_what_of_a_repository_would_serve(repo: Repository, hub: Hub, online: Client, home: Path) -> None:
+    arguments = [NAME, "--weights", "random", "--device", "cpu", "--backend", "onnx", "--json"]
+
+    (told,) = online.run("info", *arguments, "--artifacts", f"hf://{REPO}").lines
+
+    assert (told["serves"], told["artifacts"]) == ("onnx", f"hf://{REPO}@{repo.refs['main']}")
+    assert [artifact["problems"] for artifact in told["built"]] == [[] for _ in told["built"]]
+    assert hub.fetched() == []
+
+
 def test_what_was_fetched_serves_without_the_network(
     repo: Repository, hub: Hub, online: Client, offline: Client
 ) -> None:

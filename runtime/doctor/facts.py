@@ -71,6 +71,7 @@ class StoreFacts:
 
     Attributes:
         named_by: What names the folder.
+        remote: It is no folder but a repository of the Hugging Face hub.
         unreadable, unwritable: The system's reason; `None` if it can be read and written.
         unfinished: How many builds are going on, or died.
         hashed: Whether SHA-256 was compared, not sizes alone.
@@ -84,6 +85,7 @@ class StoreFacts:
     models: tuple[StoredModel, ...] = ()
     unfinished: int = 0
     hashed: bool = False
+    remote: bool = False
 
 
 @dataclass(frozen=True)

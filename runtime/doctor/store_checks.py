@@ -13,6 +13,8 @@ def check_folder(facts: Facts) -> list[Finding]:
     """Look at whether the folder is there and can be read and written."""
     store = facts.store
     where = f"{store.root} ({store.named_by})"
+    if store.remote:
+        return [Finding(PASS, "artifacts", f"{where} is a repository: load_model fetches from it what serves")]
     if not store.exists:
         return [Finding(WARN, "artifacts", f"{where} does not exist yet", f"{_BUILD} NAME makes it")]
     if store.unreadable:

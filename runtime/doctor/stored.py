@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runtime import registry
-from runtime.artifacts import ENVIRONMENT_VARIABLE, Store, open_store
+from runtime.artifacts import ENVIRONMENT_VARIABLE, Store, named_address, open_store
 from runtime.commands import build_command
 from runtime.doctor.facts import StoredModel, StoreFacts
 from runtime.errors import BackboneError, UnknownModelError
@@ -17,6 +17,8 @@ from runtime.origin import request_of
 
 def look_at_store(artifacts: str | None, *, full: bool = False) -> StoreFacts:
     """Return what lies in the folder of artifacts; every published file is hashed if `full`."""
+    if address := named_address(artifacts):
+        return StoreFacts(str(address), _named_by(artifacts), remote=True)
     store = open_store(artifacts)
     root, named_by = str(store.root), _named_by(artifacts)
     if not store.root.is_dir():

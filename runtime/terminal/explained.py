@@ -3,9 +3,9 @@
 from functools import partial
 from typing import Any
 
-from runtime.artifacts import open_store
+from runtime.artifacts import named_address, open_store, place
 from runtime.commands import load_call
-from runtime.load import device_of, obstacles
+from runtime.load import device_of, obstacles, published
 from runtime.manifest import Form, Manifest
 from runtime.ranking import reason
 from runtime.request import Request
@@ -18,10 +18,11 @@ def explain(request: Request) -> dict[str, Any]:
 
     Raises:
         ManifestError: Its manifest cannot be used.
+        HubError: A repository of the hub does not give it.
     """
-    store = open_store(request.artifacts)
-    manifest = store.read(request.spec.name)
-    problems = store.problems(manifest)
+    request, manifest = published(request)
+    fetched = named_address(request.artifacts) is not None  # by load_model, and checked then
+    problems = {} if fetched else open_store(request.artifacts).problems(manifest)
     where, hindered = partial(device_of, request), obstacles(request)
     chosen = select(request, manifest, hindered, where)
     refused = refusal(request, chosen)
@@ -30,7 +31,7 @@ def explain(request: Request) -> dict[str, Any]:
     return {
         **described.backbone(request.spec),
         "embedding": _width(manifest),
-        "artifacts": str(store.root),
+        "artifacts": place(request.artifacts),
         "bytes": described.stored_bytes(manifest.artifacts),
         "built": [described.artifact(artifact, problems) for artifact in manifest.artifacts],
         "serves": serves,
