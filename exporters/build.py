@@ -26,11 +26,11 @@ NEEDED = ("torch", "timm", "safetensors", "onnx", "onnx_ir", "onnxscript", "file
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    parser = parser_of_build()
+    options = parser.parse_args(join_negative(sys.argv[1:] if arguments is None else list(arguments)))
     if missing := [package for package in NEEDED if not installed(package)]:
         print(f"error: building needs {', '.join(missing)}: pip install 'backbone-runtime[export]'", file=sys.stderr)
         return 2
-    parser = parser_of_build()
-    options = parser.parse_args(join_negative(sys.argv[1:] if arguments is None else list(arguments)))
     if bool(options.names) == options.all:
         parser.error("name the backbones to build (a name or a glob), or pass --all; see runtime.list_models()")
     try:

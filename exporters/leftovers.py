@@ -1,20 +1,16 @@
 """What of a store can go, and why: a pure decision about what lies in each model's folder; and removing it."""
 
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from runtime.artifacts import MANIFEST, Store
+from runtime.artifacts import MANIFEST, OURS, Store
 from runtime.errors import StoreError
 from runtime.manifest import RECIPE, Artifact, Manifest
 from runtime.publishing import is_locked, lock_of, remove_if_empty, replace_text, staging_of, store_errors
-
-# What a build writes. Where there is no manifest to tell, nothing else is taken for a leftover.
-OURS = re.compile(r"(weights\.[0-9a-f]{12}\.data|.+\.[0-9a-f]{12}\.(onnx|pt2|torchscript)|manifest\.json)(\.part)?")
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def decide(shelf: Shelf, named: Sequence[str] = ()) -> Pruning:
     removals = [
         Removal(model, name, size, reasons.get(name) or _unlisted(name in orphaned))
         for name, size in sorted(shelf.files.items())
-        if name not in kept and (shelf.manifest.artifacts or OURS.fullmatch(name))
+        if name not in kept and (name in orphaned or OURS.fullmatch(name))
     ]
     if shelf.staged is not None:
         removals.append(Removal(model, "", shelf.staged, "a build was killed"))

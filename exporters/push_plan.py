@@ -66,7 +66,7 @@ class Plan:
     @property
     def changes(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.uploads or self.deletions or self.base is None)
+        return bool(self.uploads or self.deletions or self.new_branch or self.base is None)
 
     @property
     def bytes(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from exporters.push_plan import Plan, Push
-from runtime.artifacts import MANIFEST, Store
+from runtime.artifacts import Store
 from runtime.errors import ArtifactNotFoundError
 from runtime.sharing.hub_errors import hub_errors
 
@@ -24,8 +24,7 @@ def find_models(store: Store, pattern: str) -> tuple[str, ...]:
     Raises:
         ArtifactNotFoundError: None does.
     """
-    paths = (path.parent.relative_to(store.root) for path in store.root.rglob(MANIFEST))
-    held = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
+    held = store.models()
     found = tuple(fnmatch.filter(held, pattern))
     if not found:
         raise ArtifactNotFoundError(
@@ -53,6 +52,8 @@ def carry_out(push: Push, planned: Plan) -> Pushed:
         if planned.new_branch and branch:
             api.create_branch(repo, branch=branch, exist_ok=True)
         additions = [CommitOperationAdd(path, file) for path, file in planned.uploads.items()]
+        if planned.base and not (additions or planned.deletions):
+            return Pushed(planned.base.commit)  # the branch alone was missing
         done = api.create_commit(
             repo,
             [*additions, *(CommitOperationDelete(path) for path in planned.deletions)],

@@ -27,12 +27,12 @@ NEEDED = ("tritonclient", "grpc", "google.protobuf", "onnx", "filelock")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    parser = parser_of_triton()
+    options = parser.parse_args(join_negative(sys.argv[1:] if arguments is None else list(arguments)))
     if lacking := [package for package in NEEDED if not installed(package)]:
         names = ", ".join(lacking)
         print(f"error: exporters.triton needs {names}: pip install 'backbone-runtime[triton]'", file=sys.stderr)
         return 2
-    parser = parser_of_triton()
-    options = parser.parse_args(join_negative(sys.argv[1:] if arguments is None else list(arguments)))
     try:
         request, serving = _asked(options)
         name = options.name or name_of(request)

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import DeviceError, OptionError
+from runtime.errors import BackboneError, DeviceError, OptionError
 from runtime.out_indices import OutIndices
 from runtime.providers import parse_device
 
@@ -44,9 +44,12 @@ def import_modules(names: list[str]) -> None:
     for name in names:
         try:
             import_module(name)
-        except ImportError as error:
+        except BackboneError:
+            raise
+        except Exception as error:  # whatever a user's module raises
+            told = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
             raise OptionError(
-                f"{name!r}, to register more backbones: {error}. Name a module that lies where you run this, or on "
+                f"{name!r}, to register more backbones: {told}. Name a module that lies where you run this, or on "
                 "PYTHONPATH."
             ) from error
 

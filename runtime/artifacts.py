@@ -13,6 +13,7 @@ File names carry the hash of their content, so publishing never changes a file t
 import functools
 import hashlib
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ MANIFEST = "manifest.json"
 # Inside the store, beside the models: what is being built.
 STAGING = ".staging"
 ENVIRONMENT_VARIABLE = "BACKBONE_ARTIFACTS"
+# What a build writes. Nothing else that lies in a model's folder is ever taken for a leftover.
+OURS = re.compile(r"(weights\.[0-9a-f]{12}\.data|.+\.[0-9a-f]{12}\.(onnx|pt2|torchscript)|manifest\.json)(\.part)?")
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,13 @@ class Store:
         return {file: problem for file, problem in found.items() if problem}
 
     def unlisted(self, manifest: Manifest) -> list[Path]:
-        """Return the files in a model's folder that its manifest does not list: replaced ones, leftovers, strangers."""
+        """Return the files of ours in a model's folder that its manifest does not list: replaced ones, leftovers."""
         folder = self.folder(manifest.model)
         listed = {file.name for artifact in manifest.artifacts for file in artifact.files} | {MANIFEST}
         paths = folder.iterdir() if folder.is_dir() else ()
-        return sorted(path for path in paths if path.is_file() and path.name not in listed)
+        return sorted(
+            path for path in paths if path.is_file() and OURS.fullmatch(path.name) and path.name not in listed
+        )
 
     def unfinished(self) -> list[Path]:
         """Return the staging folders: of builds that are going on, or that died."""
@@ -164,19 +169,21 @@ def default_root() -> Path:
 
 
 def open_store(artifacts: str | os.PathLike[str] | None) -> Store:
-    """Return the store at `artifacts`, or the default one; of a repository at a commit, what the cache holds of it.
+    """Return the store at `artifacts`, or the default one.
 
     Raises:
-        OptionError: It is a repository of the hub at a branch or tag: only load_model reads from those.
+        OptionError: It is a repository of the hub, which load_model alone reads from.
     """
-    address = named_address(artifacts)
-    if address is None:
-        return Store(Path(artifacts).expanduser() if artifacts is not None else default_root())
-    if not address.pinned:
+    if address := named_address(artifacts):
         raise OptionError(
             f"{address} is a repository of the Hugging Face hub: load_model serves from it, nothing else can use it. "
             f"Name a folder with --artifacts or {ENVIRONMENT_VARIABLE}; python -m runtime.pull {address.repo} fills it."
         )
+    return Store(Path(artifacts).expanduser() if artifacts is not None else default_root())
+
+
+def fetched_store(address: Address) -> Store:
+    """Return the store of what this user's cache holds of a repository at a commit: load_model alone writes there."""
     return Store(repository_cache(address) / str(address.revision))
 
 

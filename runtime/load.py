@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime import registry
-from runtime.artifacts import named_address, open_store
+from runtime.artifacts import fetched_store, named_address, open_store
 from runtime.backbone import Backbone
 from runtime.backends import Session, openvino
 from runtime.commands import build_command
@@ -244,11 +244,11 @@ def open_session(request: Request, backend: str, artifact: Artifact | None) -> S
 
 
 def _open_artifact(request: Request, backend: str, artifact: Artifact) -> Session:
-    if named_address(request.artifacts):
+    if address := named_address(request.artifacts):
         from runtime.sharing import cached
 
         cached.bring(request, artifact)
-    store = open_store(request.artifacts)
+    store = fetched_store(address) if address else open_store(request.artifacts)
     graph = store.check(request.spec.name, artifact, full=request.verify == "full")[0]
     load: Callable[[Path, Request], Session] = import_module(f"runtime.backends.{backend}").load
     return load(graph, request)

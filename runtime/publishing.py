@@ -105,6 +105,8 @@ def is_locked(store: Store, model: str) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # a store that can only be read: it cannot be asked, and removing will say so
+        return False
 
 
 def _lock_path(store: Store, model: str) -> Path:

@@ -162,8 +162,9 @@ def find_artifact(request: Request, manifest: Manifest, wanted: tuple[Form, ...]
 
 
 def verified_by(artifact: Artifact) -> tuple[str, ...]:
-    """Return the backends by which an artifact was verified: only they may serve it."""
-    return (artifact.key.form.backends[0], *artifact.facts.get("also_served_by", ()))
+    """Return the backends by which an artifact was verified, of those that run its format: only they may serve it."""
+    first, *others = artifact.key.form.backends
+    return (first, *(backend for backend in others if backend in artifact.facts.get("also_served_by", ())))
 
 
 def unverified(request: Request, artifact: Artifact, backend: str) -> str:

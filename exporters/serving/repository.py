@@ -53,7 +53,7 @@ def publish(
 def _publish(folder: Path, config: Any, parts: Sequence[Part], version: int, overwrite: bool) -> list[Placed]:
     folder.mkdir(exist_ok=True)
     shutil.rmtree(folder / STAGING, ignore_errors=True)
-    foreign = stranger(folder, config)
+    foreign = None if _interrupted(folder, parts, version) else stranger(folder, config)
     if foreign and not overwrite:
         raise RepositoryError(foreign)
     placed = None if foreign else kept(folder / str(version), parts)
@@ -63,6 +63,11 @@ def _publish(folder: Path, config: Any, parts: Sequence[Part], version: int, ove
         _remove_others(folder, version)
     _write_config(folder, config)
     return placed
+
+
+def _interrupted(folder: Path, parts: Sequence[Part], version: int) -> bool:
+    """Return whether a first run ended between the version and its configuration."""
+    return [path.name for path in folder.iterdir()] == [str(version)] and kept(folder / str(version), parts) is not None
 
 
 def stranger(folder: Path, config: Any) -> str | None:

@@ -122,10 +122,11 @@ def look_at_hub() -> Hub:
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 
-    endpoint, token = constants.ENDPOINT, get_token() is not None
-    if constants.HF_HUB_OFFLINE:
-        return Hub(endpoint, offline=True, token=token)
+    endpoint, token = constants.ENDPOINT, False
     try:
+        token = get_token() is not None
+        if constants.HF_HUB_OFFLINE:
+            return Hub(endpoint, offline=True, token=token)
         url = f"{endpoint}/api/whoami-v2"
         answer = get_session().get(url, headers=build_hf_headers(), timeout=HUB_SECONDS)
     except Exception as error:  # what the HTTP client raises has changed from release to release

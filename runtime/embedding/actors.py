@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runtime.artifacts import default_root
+from runtime.artifacts import named_address, open_store
 from runtime.errors import ClusterError, OptionError
 from runtime.providers import ON_GPU, parse_device
 from runtime.request import Request
@@ -108,11 +108,18 @@ def placed(request: Request, actors: Actors) -> Request:
         request,
         device=device,
         threads=request.threads or actors.cpus,
-        artifacts=_absolute(request.artifacts or str(default_root())),
-        checkpoint_path=None if checkpoint is None else _absolute(checkpoint),
+        artifacts=_artifacts(request),
+        checkpoint_path=None if checkpoint is None else str(Path(checkpoint).expanduser().absolute()),
     )
 
 
-def _absolute(path: str) -> str:
-    # A node's worker runs in a folder of its own. What has a scheme is no file.
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+def _artifacts(request: Request) -> str:
+    """Return the folder of artifacts, or the repository at one commit: a branch might move between two actors."""
+    address = named_address(request.artifacts)
+    if address is None:
+        return str(open_store(request.artifacts).root.absolute())
+    if request.backend == "eager":
+        return str(address)  # nobody will ask for it
+    from runtime.sharing import cached
+
+    return str(cached.pin(request).artifacts)

@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from runtime.artifacts import MANIFEST, Store, file_problem, named_address, open_store, repository_cache
+from runtime.artifacts import MANIFEST, Store, fetched_store, file_problem, named_address, repository_cache
 from runtime.errors import HubError
 from runtime.manifest import Artifact, Manifest
 from runtime.publishing import store_errors, workspace
@@ -47,7 +47,7 @@ def published(request: Request) -> Manifest:
         ManifestError: It is damaged or from a newer release.
     """
     address, model = parse_address(request.artifacts), request.spec.name
-    store = open_store(request.artifacts)
+    store = fetched_store(parse_address(request.artifacts))
     path = store.root / ".manifests" / model / MANIFEST
     with store_errors(store.root):
         if not path.is_file():
@@ -65,7 +65,7 @@ def bring(request: Request, artifact: Artifact) -> None:
         ArtifactCorruptError: It is not what the manifest lists. Nothing is kept then.
         StoreError: The cache cannot be written, or the disk is full.
     """
-    store, model = open_store(request.artifacts), request.spec.name
+    store, model = fetched_store(parse_address(request.artifacts)), request.spec.name
     if _is_here(store, model, artifact):
         return
     snapshot = _snapshot(parse_address(request.artifacts))
@@ -112,7 +112,7 @@ def _last_commit(address: Address, ref: Path) -> str:
 
 def _snapshot(address: Address) -> Snapshot:
     """Return what the pinned repository lists, from the cache if that knows it."""
-    path = open_store(str(address)).root / ".snapshot.json"
+    path = fetched_store(address).root / ".snapshot.json"
     if path.is_file():
         listed = json.loads(path.read_text(encoding="utf-8"))
         return Snapshot(address, {name: RemoteFile(**file) for name, file in listed.items()})
@@ -123,11 +123,11 @@ def _snapshot(address: Address) -> Snapshot:
 
 def _keep_snapshot(snapshot: Snapshot) -> None:
     listed = {name: asdict(file) for name, file in snapshot.files.items()}
-    _write(open_store(str(snapshot.address)).root / ".snapshot.json", json.dumps(listed, sort_keys=True))
+    _write(fetched_store(snapshot.address).root / ".snapshot.json", json.dumps(listed, sort_keys=True))
 
 
 def _keep_manifest(snapshot: Snapshot, model: str, path: Path) -> None:
-    root = open_store(str(snapshot.address)).root
+    root = fetched_store(snapshot.address).root
     with tempfile.TemporaryDirectory(prefix=".manifest-", dir=root) as scratch:
         _write(path, snapshot.read(model, Path(scratch)).to_text())
 

@@ -1,5 +1,6 @@
 """Bringing artifacts from a repository into a store: all of a model at once, or nothing."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -99,7 +100,7 @@ def install(
     """
     known = space.store.read(space.model)
     merged = merge(known, artifacts, str(snapshot.address))
-    missing = [file for file in files_of(artifacts) if file_problem(space.published / file.name, file)]
+    missing = [file for file in files_of(artifacts) if file_problem(space.published / file.name, file, full=True)]
     to_fetch = [file for file in missing if not _copied(file, space.staged, elsewhere)]
     _require_room(space.store.root, sum(file.bytes for file in to_fetch))
     snapshot.check(space.model, to_fetch)
@@ -150,5 +151,5 @@ def forget_downloads(store: Store, snapshot: Snapshot, model: str) -> None:
     """Remove what was kept of a model's downloads in case the pull would be interrupted."""
     folder = _downloads(store, snapshot, model)
     shutil.rmtree(folder, ignore_errors=True)
-    if not any(folder.parent.iterdir()):
+    with contextlib.suppress(OSError):  # another pull is under way
         folder.parent.rmdir()

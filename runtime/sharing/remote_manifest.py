@@ -10,6 +10,7 @@ from runtime.manifest import Artifact, Manifest, StoredFile
 
 LARGEST = 64 << 20  # bytes of a manifest; a model with a hundred artifacts has about one million
 _FILE = re.compile(r"[A-Za-z0-9_][\w,+=-]*(\.[\w,+=-]+)+", re.ASCII)
+_WEIGHTS = re.compile(r"pretrained|random:\d+|checkpoint:[0-9a-f]{12}", re.ASCII)
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -41,6 +42,10 @@ def _problem(manifest: Manifest) -> str | None:
             return f"lists {file.name!r} with two contents"
     if len({artifact.key for artifact in manifest.artifacts}) < len(manifest.artifacts):
         return "lists two artifacts with one key"
+    if wrong := next((a for a in manifest.artifacts if not a.graph.name.endswith(f".{a.key.format}")), None):
+        return f"lists {wrong.graph.name!r} as the graph of an artifact of format {wrong.key.format}"
+    if wrong := next((a for a in manifest.artifacts if not _WEIGHTS.fullmatch(a.key.weights)), None):
+        return f"lists an artifact of the weights {wrong.key.weights!r}, which no build names so"
     if not all(artifact.key.describe().isprintable() for artifact in manifest.artifacts):
         return "lists an artifact whose key cannot be printed"
     return next((problem for a in manifest.artifacts if (problem := _wrong_facts(a.facts))), None)
@@ -48,7 +53,7 @@ def _problem(manifest: Manifest) -> str | None:
 
 def _wrong_facts(facts: Mapping[str, Any]) -> str | None:
     """Return what is wrong with the facts that are read later, by load_model or for a model card."""
-    for name in ("also_served_by", "parity", "preprocessing", "source"):
+    for name in ("also_served_by", "parity", "passes", "preprocessing", "source", "versions"):
         if not isinstance(facts.get(name, {}), dict):
             return f"has {name!r} that is no object"
     outputs = facts.get("parity", {}).get("outputs", [])

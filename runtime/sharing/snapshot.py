@@ -1,8 +1,9 @@
 """What a repository holds at one commit, and its files."""
 
+import contextlib
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -120,6 +121,18 @@ class Snapshot:
 _ASK = " Nothing was fetched: pull another revision, or ask who pushed it."
 
 
+@contextlib.contextmanager
+def _client_errors(address: Address) -> Iterator[None]:
+    """Turn what a disk says while nothing of ours is on it: the client reads its token there."""
+    try:
+        yield
+    except PermissionError as error:
+        raise HubError(
+            f"{address} cannot be asked for: the hub's client may not read {error.filename or 'its own files'}. Mend the "
+            "permissions, or name another folder with HF_HOME."
+        ) from error
+
+
 def take(address: Address) -> Snapshot:
     """Return what the repository holds now at `address`.
 
@@ -128,7 +141,7 @@ def take(address: Address) -> Snapshot:
     """
     from huggingface_hub import HfApi
 
-    with hub_errors(address):
+    with hub_errors(address), _client_errors(address):
         info = HfApi().model_info(address.repo, revision=address.revision, files_metadata=True)
         files = {s.rfilename: RemoteFile(s.size, s.lfs.sha256 if s.lfs else None) for s in info.siblings or ()}
         found = replace(address, revision=info.sha)
