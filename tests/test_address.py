@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from builds import run_command
 
-from runtime.artifacts import named_address, open_store, place
+from runtime.artifacts import fetched_store, named_address, open_store, place
 from runtime.errors import OptionError
 from runtime.sharing.address import Address, is_address, parse_address
 
@@ -81,7 +81,10 @@ def test_what_writes_a_store_or_lists_it_needs_a_folder(monkeypatch: pytest.Monk
 def test_a_commit_has_its_place_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    assert open_store(f"hf://a/b@{COMMIT}").root == tmp_path / "backbone-runtime" / "hub" / "a--b" / COMMIT
+    expected = tmp_path / "backbone-runtime" / "hub" / "a--b" / COMMIT
+    assert fetched_store(Address("a/b", COMMIT)).root == expected
+    with pytest.raises(OptionError, match="load_model serves from it, nothing else"):
+        open_store(f"hf://a/b@{COMMIT}")
 
 
 def test_a_build_does_not_write_to_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:

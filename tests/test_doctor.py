@@ -24,6 +24,7 @@ from runtime.doctor.checks import examine
 from runtime.doctor.facts import Extra, Facts, Gpu, Host, Hub, StoredModel, StoreFacts
 from runtime.doctor.probes import GRAPH, Probed, how_it_ended, probe
 from runtime.doctor.stored import look_at_store
+from runtime.manifest import RECIPE
 from runtime.terminal import doctor
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -244,7 +245,7 @@ def test_a_sound_folder_of_artifacts_is_told_as_it_is(copy: Store) -> None:
     assert (model.name, model.artifacts, model.problem, model.damaged, model.unlisted) == (NAME, 4, None, (), 0)
     assert (model.outdated, model.registered) == ((), True)
     assert model.bytes == sum(p.stat().st_size for p in copy.folder(NAME).iterdir() if p.name != MANIFEST)
-    assert [versions["recipe"] for versions in model.versions] == ["3", "3"]
+    assert [versions["recipe"] for versions in model.versions] == [str(RECIPE)] * 2
     assert (found.unreadable, found.unwritable, found.hashed, found.named_by) == (None, None, True, "--artifacts")
 
 

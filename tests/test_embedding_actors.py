@@ -1,5 +1,6 @@
 """How many actors a cluster gets, and what is refused before Ray is asked for anything."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from runtime.embedding import connection
 from runtime.embedding.actors import Actors, Node, decide, placed, wants_gpu
 from runtime.embedding.command import main
 from runtime.errors import ClusterError, DependencyError, OptionError, UnknownModelError
+from runtime.sharing import cached
 
 MADE = Pieces({"a": 4})
 HEAD = Node("10.0.0.1", 0)
@@ -88,7 +90,17 @@ def test_an_actor_loads_the_model_on_what_it_was_given(tmp_path: Path, monkeypat
     assert (on_cpu.device, on_gpu.device, on_cpu.threads) == ("cpu", "cuda", 6)
     assert (on_cpu.artifacts, on_cpu.checkpoint_path) == (str(tmp_path / "built"), str(tmp_path / "weights.pth"))
     assert placed(request_for(NAME, threads=2), Actors(3, 6)).threads == 2
-    assert placed(request_for(NAME, artifacts="hf://org/repo@v1"), Actors(3, 6)).artifacts == "hf://org/repo@v1"
+
+
+@pytest.mark.parametrize("named_by", ["keyword", "environment"])
+def test_every_actor_loads_from_the_same_commit_of_a_repository(named_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = f"hf://org/repo@{'a' * 40}"
+    monkeypatch.setattr(cached, "pin", lambda request: replace(request, artifacts=commit))
+    if named_by == "environment":
+        monkeypatch.setenv("BACKBONE_ARTIFACTS", "hf://org/repo@v1")
+    asked = request_for(NAME, artifacts="hf://org/repo@v1" if named_by == "keyword" else None)
+
+    assert placed(asked, Actors(3, 6)).artifacts == commit
 
 
 @pytest.mark.parametrize(

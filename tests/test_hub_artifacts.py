@@ -17,9 +17,10 @@ from shared_stores import NAME, change, files_under, flipped, is_embedding, is_m
 from sharing_client import Client, Ended, client
 
 from runtime import load_model
-from runtime.artifacts import MANIFEST, Store, open_store
+from runtime.artifacts import MANIFEST, Store, fetched_store
 from runtime.manifest import Manifest
 from runtime.sharing import cached as cached_artifacts
+from runtime.sharing.address import parse_address
 
 REPO = "our-lab/backbones"
 PATH = f"{NAME}/{MANIFEST}"
@@ -241,8 +242,16 @@ def test_what_a_repository_publishes_depends_on_the_backend_that_is_named(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     address = f"hf://{REPO}@{'0' * 40}"
     (onnx,) = filter(is_embedding, Store(built).read(NAME).artifacts)
-    listed = [replace(onnx, key=replace(onnx.key, format=format)) for format in ("onnx", "pt2", "torchscript")]
-    path = open_store(address).root / ".manifests" / PATH
+    graph, *weights = onnx.files
+    listed = [
+        replace(
+            onnx,
+            key=replace(onnx.key, format=format),
+            files=(replace(graph, name=f"{graph.name.removesuffix('.onnx')}.{format}"), *weights),
+        )
+        for format in ("onnx", "pt2", "torchscript")
+    ]
+    path = fetched_store(parse_address(address)).root / ".manifests" / PATH
     path.parent.mkdir(parents=True)
     path.write_text(Manifest(NAME, tuple(listed)).to_text())
 

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,13 +44,13 @@ def files(*names: str) -> dict[str, int]:
     [
         # All listed, all current.
         ([artifact(CPU, SHARED), artifact(CUDA, SHARED)], files(CPU, CUDA, SHARED), {}, (), {}),
-        # Weights that nothing reads, what was left half written, a stranger: nothing lists them.
+        # Weights that nothing reads, and what was left half written; a stranger stays.
         (
             [artifact(CPU, SHARED)],
-            files(CPU, SHARED, OWN, "graph.part", "notes.txt"),
+            files(CPU, SHARED, OWN, OWN + ".part", "notes.txt"),
             {},
             (),
-            dict.fromkeys([OWN, "graph.part", "notes.txt"], "listed by no manifest"),
+            dict.fromkeys([OWN, OWN + ".part"], "listed by no manifest"),
         ),
         # Another recipe made one; what it alone read goes with it, what others read stays.
         (
@@ -71,6 +72,8 @@ def files(*names: str) -> dict[str, int]:
             (),
             dict.fromkeys([CPU, SHARED, SHARED + ".part", "manifest.json.part"], "listed by no manifest"),
         ),
+        # Where there is one, a stranger stays, too.
+        ([artifact(CPU)], files(CPU, OWN, "pytorch_model.bin"), {}, (), {OWN: "listed by no manifest"}),
         # A killed build's staging folder.
         ([artifact(CPU)], files(CPU), {"staged": 7}, (), {"": "a build was killed"}),
         # Where a build is going on, all stays.
@@ -232,6 +235,22 @@ def test_what_was_left_without_a_manifest_goes_and_strangers_stay(tmp_path: Path
 
     assert ran.status == 0
     assert set(contents(tmp_path)) == {"README.md", "test/killed/notes.txt"}
+
+
+def test_a_lock_that_cannot_be_opened_stops_no_dry_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    age(store, "torchscript")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with publishing.lock_of(store, NAME):
+        pass
+    monkeypatch.setattr(publishing.FileLock, "acquire", refuse)
+
+    ran = run(prune.main, "--artifacts", store.root, "--dry-run")
+
+    assert ran.status == 0, ran.err
+    assert f"made by recipe {OLD}" in ran.out
 
 
 def test_while_a_build_holds_the_lock_all_stays(store: Store) -> None:

@@ -199,6 +199,15 @@ def test_what_is_published_satisfies_onnx_itself(root: Path) -> None:
     onnx.checker.check_model(graph, full_check=True)
 
 
+def test_files_that_no_build_wrote_stay(root: Path) -> None:
+    checkpoint = root / NAME / "pytorch_model.bin"
+    checkpoint.write_bytes(b"precious")
+
+    pipeline.build(job(root, force=True))
+
+    assert checkpoint.read_bytes() == b"precious"
+
+
 def test_a_replacing_build_removes_the_old_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Retrained(tiny_backbones.TwoStages):
         def __init__(self, out_indices: Any) -> None:

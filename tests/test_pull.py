@@ -384,10 +384,14 @@ def test_too_small_a_disk_is_told_before_anything_is_fetched(
     assert hub.fetched() == []
 
 
-def test_a_damaged_file_of_the_store_is_mended(repo: Repository, hub: Hub, reader: Client, root: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "altered"])
+def test_a_damaged_file_of_the_store_is_mended(
+    damage: str, repo: Repository, hub: Hub, reader: Client, root: Path
+) -> None:
     reader.run("pull", REPO, "--artifacts", root)
     weights = names_of(repo)[1]
-    (root / NAME / weights).write_bytes(b"cut short")
+    whole = (root / NAME / weights).read_bytes()
+    (root / NAME / weights).write_bytes(b"cut short" if damage == "cut" else flipped(whole))
     hub.requests.clear()
 
     assert reader.run("pull", REPO, "--artifacts", root).status == 0

@@ -147,6 +147,16 @@ def test_a_branch_is_made_from_the_main_one_which_stays(hub: Hub, owner: Client,
     assert owner.run("push", REPO, "--artifacts", store.root, "--revision", "next/1").out.endswith("is up to date.\n")
 
 
+def test_a_branch_of_what_the_main_one_holds_is_made_without_a_commit(hub: Hub, owner: Client, store: Store) -> None:
+    owner.run("push", REPO, "--artifacts", store.root)
+    repo = hub.repositories[REPO]
+
+    ended = owner.run("push", REPO, "--artifacts", store.root, "--branch", "v1.2")
+
+    assert ended.status == 0, ended.err
+    assert repo.refs["v1.2"] == repo.refs["main"]
+
+
 def test_a_pull_request_leaves_the_main_branch_alone(hub: Hub, owner: Client, store: Store) -> None:
     repo = hub.hold(REPO)
     before = repo.refs["main"]

@@ -250,6 +250,16 @@ def test_what_a_killed_run_left_is_cleared(store: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / EMBEDDING).iterdir()) == ["1", "config.pbtxt"]
 
 
+def test_a_first_run_that_ended_before_the_configuration_is_gone_on_with(store: Path, tmp_path: Path) -> None:
+    assert run(store, tmp_path, "--target", "cpu").status == 0
+    (tmp_path / EMBEDDING / "config.pbtxt").unlink()
+
+    again = run(store, tmp_path, "--target", "cpu")
+
+    assert again.status == 0, again.err
+    assert sorted(path.name for path in (tmp_path / EMBEDDING).iterdir()) == ["1", "config.pbtxt"]
+
+
 def test_a_repository_that_cannot_be_written_is_named(store: Path, tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
 
@@ -503,7 +513,7 @@ def test_names_say_what_differs_from_the_default(options: dict[str, Any], name: 
 def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "installed", lambda package: package != "tritonclient")
 
-    ran = call("--help")
+    ran = call(NAME, "--repository", "models")
 
     assert (ran.status, ran.out) == (2, "")
     assert ran.err == "error: exporters.triton needs tritonclient: pip install 'backbone-runtime[triton]'\n"

@@ -42,12 +42,12 @@ def _problem(manifest: Manifest) -> str | None:
             return f"lists {file.name!r} with two contents"
     if len({artifact.key for artifact in manifest.artifacts}) < len(manifest.artifacts):
         return "lists two artifacts with one key"
+    if not all(artifact.key.describe().isprintable() for artifact in manifest.artifacts):
+        return "lists an artifact whose key cannot be printed"
     if wrong := next((a for a in manifest.artifacts if not a.graph.name.endswith(f".{a.key.format}")), None):
         return f"lists {wrong.graph.name!r} as the graph of an artifact of format {wrong.key.format}"
     if wrong := next((a for a in manifest.artifacts if not _WEIGHTS.fullmatch(a.key.weights)), None):
         return f"lists an artifact of the weights {wrong.key.weights!r}, which no build names so"
-    if not all(artifact.key.describe().isprintable() for artifact in manifest.artifacts):
-        return "lists an artifact whose key cannot be printed"
     return next((problem for a in manifest.artifacts if (problem := _wrong_facts(a.facts))), None)
 
 

@@ -128,8 +128,8 @@ def _client_errors(address: Address) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise HubError(
-            f"{address} cannot be asked for: the hub's client may not read {error.filename or 'its own files'}. Mend the "
-            "permissions, or name another folder with HF_HOME."
+            f"{address} cannot be asked for: the hub's client may not read {error.filename or 'its files'}. Mend "
+            "the permissions, or name another folder with HF_HOME."
         ) from error
 
 
