@@ -27,6 +27,10 @@ OF_MAPS, OF_MAPS_AND_IMAGE = {"LR_VALUE": "0.0001"}, {"LR_VALUE": "0.001"}
 # Relative RMS between what eager torch and the artifact give for one picture: ten times the error either one has.
 PARITY = 1e-5
 
+# A decoder trained on both maps and pixels makes more of the last digit: between one thread and two, eager torch's own
+# scores move by 1.6e-4 (micro Dice of the second run, 0.26622 and 0.26638).
+AS_EAGER_WITH_ANOTHER_THREAD = 5e-4
+
 SHOWN = dict(FRAGMENTS)["consep_online.yaml"]
 
 # A run is half a minute of processor time, most of it eva's own start.
@@ -119,22 +123,22 @@ def test_a_backbone_inside_the_model_is_copied_for_each_run_and_gives_the_same_m
 
     eager, onnx = both(python, tmp_path, "fit", "consep_online.yaml", **variables)
 
-    assert_segmented_alike(eager, onnx)
+    assert_segmented_alike(eager, onnx, within=AS_EAGER_WITH_ANOTHER_THREAD)
     assert len(onnx.metrics["MonaiDiceScore"]) == 2
 
 
-def assert_segmented_alike(eager: Run, onnx: Run) -> None:
+def assert_segmented_alike(eager: Run, onnx: Run, within: float = 1e-4) -> None:
     # Of 700,000 pixels some lie where two classes are equal to six digits: the score may move by as much.
     assert onnx.metrics.keys() == eager.metrics.keys() > {"AverageLoss", "MonaiDiceScore"}
     for name, values in eager.metrics.items():
-        assert onnx.metrics[name] == pytest.approx(values, abs=1e-4), name
+        assert onnx.metrics[name] == pytest.approx(values, abs=within), name
     assert all(0.1 < score < 0.98 for score in onnx.metrics["MonaiDiceScore"])
 
 
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"OUT_INDICES": "4"}, "Built: embedding"),
+        ({"OUT_INDICES": "4"}, "Built: 2, onnx for cpu, fp32, 224x224, random:0 weights; embedding, onnx for cpu"),
         ({"OUT_INDICES": "(-4, -2)"}, "In YAML and in environment variables a list is written [-4, -2]."),
         ({"MODEL_NAME": "pathology/kaiko_vits61"}, "Nearest: pathology/kaiko_vits16"),
         ({"MODEL_EXTRA_KWARGS": "{weights: random, dynamic_img_size: true}"}, "unknown keyword: dynamic_img_size"),
