@@ -26,6 +26,23 @@ def further_variant(model: str, artifacts: str) -> Figure:
     )
 
 
+def both_targets_and_half(model: str, artifacts: str) -> Figure:
+    """Return how much a published fp32 model's folder grows when graphs for CUDA and in fp16 are added."""
+    folder = Path(artifacts) / model
+    onnx = ("--out-indices=none", "--format=onnx")
+    run_build(model, artifacts, *onnx, "--target=cpu")
+    before = _size(folder)
+    run_build(model, artifacts, *onnx, "--target=cpu,cuda", "--precision=fp32,fp16")
+    added = _size(folder) - before
+    return Figure(
+        name="ViT-S/16, graphs for CUDA and fp16 added to a published fp32 model",
+        goal="adds at most 60% to the model's folder",
+        reached=added <= 0.6 * before,
+        measured=f"{100 * added / before:.1f}% ({added / 1e6:.1f} MB on {before / 1e6:.1f} MB)",
+        data={"model": model, "bytes_before": before, "bytes_added": added},
+    )
+
+
 def giant(artifacts: str) -> Figure:
     """Return the peak memory of building and verifying a backbone of 1.1 billion parameters in every default form."""
     peak = run_build(GIANT, artifacts, "--out-indices=none", "--force")

@@ -61,11 +61,11 @@ def _listing(artifacts: str, options: argparse.Namespace) -> list[Figure]:  # no
 
 
 def _variant(artifacts: str, options: argparse.Namespace) -> list[Figure]:  # noqa: ARG001
-    return [build_cost.further_variant(VIT_B, artifacts)]
+    return [build_cost.further_variant(VIT_B, artifacts), build_cost.both_targets_and_half(VIT_S, f"{artifacts}/half")]
 
 
-def _giant(artifacts: str, options: argparse.Namespace) -> list[Figure]:  # noqa: ARG001
-    return [build_cost.giant(artifacts)]
+def _giant(artifacts: str, options: argparse.Namespace) -> list[Figure]:
+    return [build_cost.giant(artifacts), cold_start.giant(artifacts, options.rounds)]
 
 
 _MEASURES: dict[str, Callable[[str, argparse.Namespace], list[Figure]]] = {
