@@ -88,9 +88,12 @@ def _report(found: Sequence[Finding], limit: float) -> int:
 
 
 def different(before: Report, after: Report) -> list[str]:
-    """Return what differs between the machines and versions of two reports, one line each."""
+    """Return what differs between the machines and versions of two reports, one line each: all but our own code."""
     flat = [
-        {**{k: v for k, v in report["machine"].items() if k != "versions"}, **report["machine"]["versions"]}
+        {
+            **{k: v for k, v in report["machine"].items() if k not in ("versions", "code")},
+            **report["machine"]["versions"],
+        }
         for report in (before, after)
     ]
     names = dict.fromkeys([*flat[0], *flat[1]])

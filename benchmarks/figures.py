@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks import build_cost, cold_start, listing, throughput
 from benchmarks.figure import Figure
@@ -88,16 +89,15 @@ def write_report(figures: list[Figure], name: str, command: str) -> None:
     print(f"Report: {REPORTS / name}.md", file=sys.stderr)
 
 
-def _markdown(figures: list[Figure], facts: dict[str, str | int | dict[str, str]], command: str) -> str:
+def _markdown(figures: list[Figure], facts: dict[str, Any], command: str) -> str:
     versions = facts["versions"]
-    assert isinstance(versions, dict)
     lines = [
         "# Figures",
         "",
         f"Made by `{command}` on {facts['cpus']} CPUs ({facts['processor']}), {facts['memory_gb']} GB, "
         f"NVIDIA driver: {facts['nvidia_driver']}, {facts['system']}.",
         "",
-        ", ".join(f"{package} {version}" for package, version in versions.items()) + ".",
+        ", ".join(f"{package} {version}" for package, version in versions.items()) + f"; {facts['code']}.",
         "",
         "| Figure | Goal | Measured | |",
         "|---|---|---|---|",

@@ -9,6 +9,7 @@ from runtime.manifest import Form
 
 EAGER = "eager fp32"
 INSTANTLY = ", load fast"  # ends the label of what is loaded without preparing its weights
+CAPTURED = " with CUDA graphs"  # ends the label of what is replayed instead of launched
 Side = Literal["torch", "ours", "peer", "product"]
 
 
@@ -63,6 +64,12 @@ def _instantly(precision: str, form: Form, libraries: tuple[str, ...]) -> Entry:
     return Entry(f"onnx {precision}{INSTANTLY}", "ours", precision, "runtime", options, form, libraries=libraries)
 
 
+def _captured(precision: str, libraries: tuple[str, ...]) -> Entry:
+    options = {"backend": "onnx", "precision": precision, "cuda_graphs": True}
+    form = Form("onnx", "cuda", precision)
+    return Entry(f"onnx {precision}{CAPTURED}", "ours", precision, "runtime", options, form, libraries=libraries)
+
+
 def _peer(label: str, export: str) -> Entry:
     return Entry(label, "peer", "fp32", "plain_onnx", export=export, libraries=_ORT)
 
@@ -108,16 +115,18 @@ CUDA = (
     _torch("torch.compile fp32", "fp32", "compiled"),
     _torch("torch.compile fp16", "fp16", "compiled"),
     _torch("torch.compile bf16", "bf16", "compiled"),
-    _torch("torch.compile fp16 with CUDA graphs", "fp16", "compiled", mode="reduce-overhead"),
+    _torch(f"torch.compile fp16{CAPTURED}", "fp16", "compiled", mode="reduce-overhead"),
     _TORCHSCRIPT,
     *(
         _ours(f"onnx {p}", "onnx", p, Form("onnx", "cuda", p), (*_TORCH, "onnxruntime"))
         for p in ("fp32", "fp16", "bf16")
     ),
+    *(_captured(p, (*_TORCH, "onnxruntime")) for p in ("fp16", "bf16")),
     _uint8("onnx fp16 from uint8", "fp16", Form("onnx", "cuda", "fp16", "uint8"), (*_TORCH, "onnxruntime")),
     *(_ours(f"pt2 {p}", "pt2", p, Form("pt2", "cuda", p), _TORCH) for p in ("fp32", "fp16", "bf16")),
     _peer("torch.onnx.export, plain", "dynamo"),
     _peer("torch.onnx.export, legacy", "legacy"),
+    _peer("optimum O3", "optimum"),
     *(_product("torch", precision) for precision in ("fp32", "bf16", "fp16")),
 )
 

@@ -6,8 +6,10 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from runtime.machine import cpu_count, nvidia_driver
+from runtime.manifest import RECIPE
 
 PACKAGES = (
     "torch",
@@ -22,14 +24,15 @@ PACKAGES = (
 )
 
 
-def machine_facts() -> dict[str, str | int | dict[str, str]]:
-    """Return processor, CPUs this process may use, memory, operating system and versions."""
+def machine_facts() -> dict[str, Any]:
+    """Return processor, CPUs this process may use, memory, operating system, versions, and which code is measured."""
     return {
         "processor": _processor(),
         "cpus": cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "nvidia_driver": "present" if nvidia_driver() else "none",
         "gpu": _gpu(),
+        "code": _code(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }
@@ -51,6 +54,16 @@ def _gpu() -> str:
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0"]
     told = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return told.stdout.strip() if not told.returncode else "none"
+
+
+def _code() -> str:
+    """Return which of this project's code was measured: artifacts depend on the recipe, the rest on the commit."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=10", "--dirty"]
+    try:
+        told = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        told = ""
+    return f"recipe {RECIPE}, " + (f"commit {told}" if told else "no commit")
 
 
 def _processor() -> str:

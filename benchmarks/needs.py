@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,9 @@ def flags(forms: Sequence[Form]) -> list[str]:
     return [f"--{name}={','.join(dict.fromkeys(values))}" for name, values in given.items() if values]
 
 
-def prepare(subject: Subject, device: str, entries: Sequence[Entry], build: bool, folder: Path) -> list[Candidate]:
+def prepare(
+    subject: Subject, device: str, entries: Sequence[Entry], *, build: bool, folder: Path, optimum: str = sys.executable
+) -> list[Candidate]:
     """Build and export what the entries need; return each with its contender, or why it cannot be had.
 
     Args:
@@ -78,10 +80,11 @@ def prepare(subject: Subject, device: str, entries: Sequence[Entry], build: bool
         entries: The line-up.
         build: Whether artifacts that are missing are built.
         folder: Where the peers' graphs go.
+        optimum: The interpreter that has optimum.
     """
     wanted = {entry.form for entry in entries if entry.form} if build else set()
     missing = build_forms(subject.model, wanted, subject.weights, subject.artifacts)
-    graphs, refused = _export(subject, entries, folder)
+    graphs, refused = _export(subject, entries, folder, {"optimum": optimum})
     made = []
     for entry in entries:
         given: dict[str, Any] = {"weights": subject.weights, "artifacts": subject.artifacts, "device": device}
@@ -93,13 +96,17 @@ def prepare(subject: Subject, device: str, entries: Sequence[Entry], build: bool
     return made
 
 
-def _export(subject: Subject, entries: Iterable[Entry], folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _export(
+    subject: Subject, entries: Iterable[Entry], folder: Path, interpreters: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
     """Return the peers' graphs by kind of export, and why the others cannot be had."""
     graphs: dict[str, str] = {}
     reasons: dict[str, str] = {}
     for kind in dict.fromkeys(entry.export for entry in entries if entry.export):
         try:
-            graphs[kind] = str(peers.export(kind, subject.model, subject.weights, subject.image_shape, folder))
+            python = interpreters.get(kind, sys.executable)
+            made = peers.export(kind, subject.model, subject.weights, subject.image_shape, folder, python=python)
+            graphs[kind] = str(made)
         except peers.PeerError as error:
             reasons[kind] = f"not exported: {error}"
     return graphs, reasons

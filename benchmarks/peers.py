@@ -14,8 +14,10 @@ class PeerError(RuntimeError):
     """Another project's export did not give a graph; the message says why."""
 
 
-def export(kind: str, model: str, weights: str, image_shape: Sequence[int], folder: Path) -> Path:
-    """Return the graph that `kind` (`dynamo`, `legacy` or `optimum`) makes of a backbone.
+def export(
+    kind: str, model: str, weights: str, image_shape: Sequence[int], folder: Path, *, python: str = sys.executable
+) -> Path:
+    """Return the graph that `kind` (`dynamo`, `legacy` or `optimum`) makes of a backbone, in the interpreter `python`.
 
     Raises:
         PeerError: It cannot, or is not installed.
@@ -23,12 +25,28 @@ def export(kind: str, model: str, weights: str, image_shape: Sequence[int], fold
     graph = folder / kind / "model.onnx"
     graph.parent.mkdir(parents=True)
     task = json.dumps([kind, model, weights, list(image_shape), str(graph)])
-    command = [sys.executable, "-m", "benchmarks.peers", task]
+    command = [python, "-m", "benchmarks.peers", task]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     last = (done.stdout.strip().splitlines() or ["no message"])[-1]
     if done.returncode:
         raise PeerError(last.removeprefix("reason: "))
     return graph
+
+
+def optimum_version(python: str) -> str:
+    """Return the version of optimum-onnx that an interpreter has.
+
+    Raises:
+        PeerError: It has none, or is no interpreter.
+    """
+    ask = "import importlib.metadata as m; print(m.version('optimum-onnx'))"
+    try:
+        done = subprocess.run([python, "-c", ask], capture_output=True, text=True)
+    except OSError as error:
+        raise PeerError(f"{python} cannot be started: {error.strerror}") from error
+    if done.returncode:
+        raise PeerError(f"{python} has no optimum-onnx")
+    return done.stdout.strip()
 
 
 def main(kind: str, model: str, weights: str, image_shape: list[int], graph: str) -> None:
@@ -72,11 +90,10 @@ def optimum(model: str, weights: str, image_shape: Sequence[int], graph: Path) -
     from optimum.onnxruntime import AutoOptimizationConfig, ORTOptimizer
     from transformers import ViTConfig
 
-    module = _module(model, weights)
-    blocks = getattr(module, "blocks", None)
-    if blocks is None:
+    transformer = next((m for m in _module(model, weights).modules() if hasattr(m, "blocks")), None)
+    if transformer is None:
         raise PeerError("optimum needs the number of attention heads, and this backbone has no blocks to read it from")
-    config = ViTConfig(hidden_size=module.embed_dim, num_attention_heads=blocks[0].attn.num_heads)
+    config = ViTConfig(hidden_size=transformer.embed_dim, num_attention_heads=transformer.blocks[0].attn.num_heads)
     with tempfile.TemporaryDirectory() as folder:
         traced = Path(folder) / "model.onnx"
         legacy(model, weights, image_shape, traced)

@@ -13,7 +13,7 @@ from statistics import geometric_mean, median
 from typing import Any
 
 from benchmarks import results
-from benchmarks.lineup import EAGER, INSTANTLY
+from benchmarks.lineup import CAPTURED, EAGER, INSTANTLY
 from benchmarks.results import Row, Section
 
 
@@ -23,7 +23,7 @@ def ranking(report: Mapping[str, Any], batch: int | None = None) -> dict[str, di
     An entry has `backend` (what really served), `images_per_second` and `times_eager` (its ratio to eager fp32, by
     which the order is made): geometric means over the backbones that every backend listed for that device and
     precision was measured on, whose number is `backbones`. Eager torch is listed with the others. Backbones given as
-    uint8 images, or loaded without prepacking, and outputs that are not finite do not count.
+    uint8 images, loaded without prepacking or replayed from CUDA graphs, and outputs that are not finite do not count.
 
     Args:
         report: What `benchmarks.run` wrote; see `results.read`.
@@ -52,7 +52,7 @@ def _backend(row: Row) -> str | None:
     finite = row.get("fidelity", {}).get("float64", {}).get("relative_rms") is not None
     if not finite or row["images"] != "float32":
         return None
-    if row["side"] == "ours" and not row["label"].endswith(INSTANTLY):
+    if row["side"] == "ours" and not row["label"].endswith((INSTANTLY, CAPTURED)):
         return str(row["about"]["backend"])
     return "eager" if row["label"] in (EAGER, f"eager {row['precision']}") else None
 

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from benchmarks import needs, pictures, render
+from benchmarks import needs, peers, pictures, render
 from benchmarks.contender import ContenderError
 from benchmarks.lineup import EAGER, LINEUPS, Entry, labels
 from benchmarks.machine_facts import machine_facts
@@ -32,6 +32,7 @@ from runtime.request import make_request
 REPORTS = Path(__file__).with_name("reports")
 # ViT-S, ViT-B and ViT-L.
 MODELS = ("universal/vit_small_patch16_224_random", "pathology/kaiko_vitb16", "pathology/mahmood_uni")
+BATCHES = (1, 8, 32, 64)
 # Fewer CPUs than this take minutes for a batch of 64.
 SMALL_MACHINE = 8
 
@@ -46,10 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entries = {device: _chosen(LINEUPS[device], options.contenders) for device in _devices(options.device)}
     except BackboneError as error:
         parser.error(str(error))
+    facts = machine_facts()
+    facts["versions"] |= _optimum(parser, options.optimum)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "command": " ".join(["python -m benchmarks.run", *given]),
-        "machine": machine_facts(),
+        "machine": facts,
         "settings": {"rounds": options.rounds, "budget_minutes": options.budget, "cold_starts": options.cold_starts},
         "sections": [],
         "failed": {},
@@ -80,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         help="fresh processes a contender, 0 for none (default: 3)",
     )
     add("--contenders", action="append", default=[], metavar="GLOB", help="only these, beside eager fp32 (repeatable)")
+    add(
+        "--optimum",
+        default=sys.executable,
+        metavar="PYTHON",
+        help="interpreter of an environment with optimum-onnx, torch, timm and this project's base "
+        "(default: this one; optimum needs an older transformers than this project's own extra)",
+    )
     add("--weights", choices=("pretrained", "random"), default="random", help="default: random")
     add("--artifacts", metavar="DIR", help="use and fill this store (default: a temporary one)")
     add("--build", action=argparse.BooleanOptionalAction, default=True, help="build what is missing (default: yes)")
@@ -129,10 +139,13 @@ def _sections(
     for number, (subject, device) in enumerate((s, d) for s in subjects for d in entries):
         now = time.monotonic()
         deadline = now + (ends - now) * weights[number] / sum(weights[number:])
-        candidates = needs.prepare(subject, device, entries[device], options.build, scratch / f"peers-{number}")
+        asked = {"build": options.build, "folder": scratch / f"peers-{number}", "optimum": options.optimum}
+        candidates = needs.prepare(subject, device, entries[device], **asked)
         _tell(f"{subject.model} on {device}: {sum(c.reason is None for c in candidates)} contenders")
         batches = options.batches or _batches(device)
         section = measure(subject, device, candidates, Plan(batches, options.rounds, options.cold_starts, deadline))
+        section["not_measured"] |= _left_out(device, batches)
+        section["not_chosen"] = [e.label for e in LINEUPS[device] if e not in entries[device]]
         section["tile_seconds"] = pictures.seconds_per_tile(subject.facts, subject.size)
         if not any(row.get("timings") for row in section["contenders"]):
             reason = next(row["reason"] for row in section["contenders"] if row["label"] == EAGER)
@@ -141,7 +154,25 @@ def _sections(
 
 
 def _batches(device: str) -> tuple[int, ...]:
-    return (1, 8, 32) if device == "cpu" and cpu_count() < SMALL_MACHINE else (1, 8, 32, 64)
+    return BATCHES[:-1] if device == "cpu" and cpu_count() < SMALL_MACHINE else BATCHES
+
+
+def _left_out(device: str, batches: Sequence[int]) -> dict[str, str]:
+    """Return the usual batch sizes that are not asked for on this machine, with the reason."""
+    reason = f"this machine has {cpu_count()} CPUs: --batches asks for it"
+    return {
+        str(b): f"batch {b}: {reason}" for b in BATCHES if device == "cpu" and b not in (*batches, *_batches(device))
+    }
+
+
+def _optimum(parser: argparse.ArgumentParser, python: str) -> dict[str, str]:
+    """Return the version of optimum in an interpreter that was named."""
+    if python == sys.executable:
+        return {}
+    try:
+        return {"optimum-onnx": peers.optimum_version(python)}
+    except peers.PeerError as error:
+        parser.error(f"--optimum: {error}. Install there: optimum-onnx and backbone-runtime[cpu,export].")
 
 
 def _subject(model: str, weights: str, artifacts: str, failed: dict[str, str]) -> Subject | None:

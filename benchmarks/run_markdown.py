@@ -29,7 +29,7 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         f"Made by `{report['command']}` on {machine['cpus']} CPUs ({machine['processor']}), {machine['memory_gb']} GB, "
         f"GPU: {machine['gpu']}, {machine['system']}.",
         "",
-        f"{versions}.",
+        f"{versions}; {machine['code']}.",
         "",
         HOW,
         "",
@@ -48,13 +48,13 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
 def torch_wins(sections: Sequence[Section]) -> list[str]:
     """Return a sentence for each backbone, device and batch size where the fastest torch beats our fastest.
 
-    In fp32 and over all precisions; where the quartiles of the two overlap, the sentence says so.
+    In each precision and over all of them; where the quartiles of the two overlap, the sentence says so.
     """
     return [
         sentence
         for section in sections
         for batch in results.batches(section)
-        for precision in ("fp32", None)
+        for precision in (*dict.fromkeys(row["precision"] for row in results.contenders(section)), None)
         if (sentence := _torch_wins(section, batch, precision))
     ]
 
@@ -190,4 +190,6 @@ def _tiles(section: Section, sizes: Sequence[int]) -> list[str]:
 
 def _absent(section: Section) -> list[str]:
     lines = [f"- Batch size left out: {why}" for why in section["not_measured"].values()]
-    return lines + [f"- Not run: {row['label']}: {row['reason']}" for row in section["contenders"] if row["reason"]]
+    lines += [f"- Not run: {row['label']}: {row['reason']}" for row in section["contenders"] if row["reason"]]
+    left_out = section.get("not_chosen", [])
+    return lines + ([f"- Not asked for: {', '.join(left_out)}."] if left_out else [])

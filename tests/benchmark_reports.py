@@ -50,6 +50,7 @@ def report(*sections: dict[str, Any], **machine: Any) -> dict[str, Any]:
         "cpus": 2,
         "memory_gb": 25,
         "gpu": "none",
+        "code": "recipe 1, commit c0ffee",
         "system": "S",
         "versions": {"torch": "2.15.0"},
         **machine,

@@ -119,6 +119,24 @@ def test_a_better_precision_of_torch_is_told_where_no_precision_of_ours_reaches_
     assert [line.partition(":")[0].split(", ")[-1] for line in told] == ["any precision", "any precision"]
 
 
+def test_torch_wins_in_a_precision_that_a_lower_one_of_ours_outruns() -> None:
+    theirs = row("eager bf16", 3.0, side="torch", precision="bf16")
+    ours = row("openvino bf16", 2.0, precision="bf16"), row("openvino int8", 6.0, precision="int8")
+    told = torch_wins([section(theirs, *ours)])
+    assert [line.partition(":")[0].split(", ")[-1] for line in told] == ["bf16", "bf16"]
+
+
+def test_reports_of_two_states_of_the_code_are_compared_without_being_told_to(tmp_path: Path) -> None:
+    states = [report(section(row("onnx fp32", 2.0)), code=f"recipe 4, commit {commit}") for commit in ("abc", "def")]
+    before, after = (written(tmp_path, str(number), made) for number, made in enumerate(states))
+    assert compare.main([before, after]) == 0
+
+
+def test_a_report_says_which_contenders_nobody_asked_for() -> None:
+    text = markdown(report(section(row("onnx fp32", 2.0), not_chosen=["eager bf16", "optimum O3"])), [])
+    assert "- Not asked for: eager bf16, optimum O3." in text
+
+
 def test_the_share_of_the_products_rate_is_computed_from_the_same_batch() -> None:
     product = {"side": "product", "timings": {"8": {"seconds": [1.6e-3] * 3, "eager": [8.0] * 3}}}
     made = section(row("onnx fp32", 2.0), row("products onnx fp32", 1.0, **product))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from benchmark_reports import row_of
 
-from benchmarks import cold_start, render, run
+from benchmarks import cold_start, peers, render, run
 from benchmarks.contender import Contender, ContenderError, Runner, in_turns, runners
 from benchmarks.fidelity import fidelity
 from benchmarks.lineup import CPU, CUDA, EAGER, LINEUPS, labels
@@ -80,6 +80,7 @@ def test_what_cannot_run_is_listed_with_the_reason(report: dict[str, Any], folde
     row = row_of(report["sections"][0], "pt2 fp32")
     assert "timings" not in row
     assert "No pt2 artifact" in row["reason"]
+    assert "optimum O3" in report["sections"][0]["not_chosen"]
     assert "- Not run: pt2 fp32: No pt2 artifact" in (folder / "benchmark.md").read_text()
 
 
@@ -107,6 +108,8 @@ def test_a_report_can_be_rendered_where_matplotlib_is(folder: Path, monkeypatch:
         (["--contenders=tensorflow*"], "matches none of eager fp32"),
         (["--batches=0,8"], "no batch sizes"),
         (["--batches=many"], "no batch sizes"),
+        (["--optimum=/no/such/python"], "--optimum: /no/such/python cannot be started: No such file or directory"),
+        (["--optimum=false"], "--optimum: false has no optimum-onnx. Install there: optimum-onnx"),
     ],
 )
 def test_wrong_arguments_say_what_would_be_right(
@@ -202,6 +205,21 @@ def test_the_line_up_names_each_contender_once_and_asks_for_forms_that_exist() -
                 assert entry.precision == entry.form.precision, entry.label
     assert CPU[0].label == CUDA[0].label == EAGER
     assert set(labels()) == {entry.label for entry in (*CPU, *CUDA)}
+
+
+def test_a_peers_graph_is_exported_by_the_interpreter_that_has_it(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho reason: it is another one\nexit 1\n')
+    python.chmod(0o755)
+    with pytest.raises(peers.PeerError, match=r"^it is another one$"):
+        peers.export("optimum", NAME, "random", (3, 160, 160), tmp_path, python=str(python))
+    assert (tmp_path / "asked").read_text().startswith('-m benchmarks.peers ["optimum", ')
+
+
+def test_usual_batch_sizes_that_a_small_machine_leaves_out_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "cpu_count", lambda: 2)
+    assert list(run._left_out("cpu", (1, 8, 32))) == ["64"]
+    assert run._left_out("cpu", (1, 64)) == run._left_out("cuda", (1,)) == {}
 
 
 def test_forms_of_one_contract_are_built_by_one_command() -> None:
