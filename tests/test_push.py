@@ -133,6 +133,19 @@ def test_a_damaged_artifact_is_not_sent(damage: str, hub: Hub, owner: Client, st
     assert hub.requests == []
 
 
+def test_what_pull_would_refuse_is_not_sent(hub: Hub, owner: Client, store: Store) -> None:
+    path = store.folder(NAME) / MANIFEST
+    key = store.read(NAME).artifacts[0].key.to_json()
+    path.write_bytes(change(path.read_bytes(), lambda data: data["artifacts"][0].update(key=key | {"weights": "mine"})))
+
+    ended = owner.run("push", REPO, "--artifacts", store.root, "--redistribution-allowed")
+
+    assert (ended.status, ended.out) == (1, "")
+    assert f"error: {path} lists an artifact of the weights 'mine', which no build names so. Nothing was" in ended.err
+    assert f"Delete {path} and build the model again" in ended.err
+    assert (hub.written(), hub.repositories) == ([], {})
+
+
 def test_a_branch_is_made_from_the_main_one_which_stays(hub: Hub, owner: Client, store: Store) -> None:
     repo = hub.hold(REPO, {"LICENSE": b"mine"})
     before = repo.refs["main"]
