@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from runtime.artifacts import named_address, place
 from runtime.commands import build_command
-from runtime.errors import ArtifactNotFoundError, BackboneError, DependencyError, DeviceError
+from runtime.errors import ArtifactNotFoundError, BackboneError, DeviceError
 from runtime.manifest import Artifact, Form, Manifest
 from runtime.ranking import UNMEASURED, order
 from runtime.request import Request
@@ -48,8 +48,8 @@ class Selection:
 
     @property
     def reasons(self) -> str | None:
-        """The reasons, one after the other."""
-        return "\n".join(map(str, self.rejected)) or None
+        """The reasons, one after the other; what hinders several is told once."""
+        return "\n".join(dict.fromkeys(map(str, self.rejected))) or None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Candidate:
 
 
 def select(
-    request: Request, manifest: Manifest, obstacles: Mapping[str, str], device_of: Callable[[str], str]
+    request: Request, manifest: Manifest, obstacles: Mapping[str, BackboneError], device_of: Callable[[str], str]
 ) -> Selection:
     """Return the most preferred backend that can serve. What was named, and cannot run here, has no substitute.
 
@@ -102,7 +102,7 @@ def consider(
     request: Request,
     backend: str,
     manifest: Manifest,
-    obstacles: Mapping[str, str],
+    obstacles: Mapping[str, BackboneError],
     device_of: Callable[[str], str],
 ) -> Candidate:
     """Return whether `backend` can answer a request, and from what; the arguments are those of `select`."""
@@ -119,10 +119,10 @@ def consider(
 
 
 def _obstacle(
-    request: Request, backend: str, obstacles: Mapping[str, str], device_of: Callable[[str], str]
+    request: Request, backend: str, obstacles: Mapping[str, BackboneError], device_of: Callable[[str], str]
 ) -> BackboneError | None:
     if backend in obstacles:
-        return DependencyError(obstacles[backend])
+        return obstacles[backend]
     reason = unable(backend, device_of(backend), request.precision)
     return DeviceError(reason) if reason else None
 

@@ -11,9 +11,9 @@ from environments import BLOCK, ROOT, Environment, work_folder
 from stores import NAME, graph_of, published
 from terminal import run
 
-from runtime import list_models, load_model
+from runtime import list_models, load, load_model
 from runtime.artifacts import MANIFEST, Store
-from runtime.errors import BackboneError
+from runtime.errors import BackboneError, DeviceError
 from runtime.terminal import entry, info, listing
 
 
@@ -149,6 +149,23 @@ def test_what_it_says_would_serve_is_what_serves(arguments: list[str], options: 
     assert said["serves"] == served
     assert (said["load"] is None) == (served is None)
     assert (said["refused"] is None) == (served is not None)
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnx", "torchscript", "eager"])
+def test_cuda_without_a_driver_is_rejected_by_every_backend_as_load_model_does(
+    backend: str, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "nvidia_driver", lambda: False)
+    reason = "device='cuda': no NVIDIA driver is present (libcuda cannot be loaded). Or use device='cpu'."
+
+    said = told(built, "--weights", "random", "--device", "cuda", "--backend", backend)
+
+    of_cuda = [chance for chance in said["candidates"] if chance["backend"] != "openvino"]  # which is for CPUs
+    assert (said["serves"], said["load"]) == (None, None)
+    assert {(chance["verdict"], chance["reason"]) for chance in of_cuda} == {("rejected", reason)}
+    with pytest.raises(DeviceError) as caught:
+        load_model(NAME, artifacts=built, weights="random", device="cuda", backend=backend)
+    assert str(caught.value).splitlines().count(reason) == 1
 
 
 def test_the_reasons_are_those_of_load_model(built: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from conftest import request_for
 
 from runtime import ranking
+from runtime.errors import DependencyError
 from runtime.manifest import Artifact, Form, Manifest, StoredFile
 from runtime.selection import Selection, select, unable
 
@@ -35,7 +36,7 @@ def choose(
     facts = {"also_served_by": {"openvino": []}}
     keys = map(request_for(NAME, weights="random").key, published)
     artifacts = [Artifact(key, (StoredFile("graph", 1, ""),), (), (), facts) for key in keys]
-    obstacles = {backend: f"{backend} is missing" for backend in without}
+    obstacles = {backend: DependencyError(f"{backend} is missing") for backend in without}
     return select(request, Manifest(NAME, tuple(artifacts)), obstacles, lambda _: device)
 
 
