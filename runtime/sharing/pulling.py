@@ -9,14 +9,12 @@ from pathlib import Path
 
 from runtime.artifacts import Store, file_problem, open_store
 from runtime.errors import StoreError
-from runtime.manifest import Artifact, StoredFile
+from runtime.manifest import DATA, Artifact, StoredFile
 from runtime.publishing import Workspace, workspace
 from runtime.sharing.address import parse_address
 from runtime.sharing.remote_manifest import files_of, merge
 from runtime.sharing.snapshot import Snapshot, take
 
-# Formats whose files are data. Any other is a program: whoever loads it runs what its author wrote.
-DATA = ("onnx",)
 DOWNLOADS = ".downloads"
 
 
