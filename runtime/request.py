@@ -217,6 +217,11 @@ class Request:
         )
 
 
+def is_drawn(weights_key: str) -> bool:
+    """Return whether a key's weights are numbers drawn from a seed, not what anybody trained."""
+    return weights_key.startswith(("random:", "initial:"))
+
+
 def _digest(checkpoint: str) -> str:
     try:
         return checkpoint_digest(Path(checkpoint).expanduser().absolute())
