@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory, gettempdir
 
 from exporters.model_card import MARK, write_card
 from exporters.redistribution import require_permission
-from runtime.artifacts import MANIFEST, Store, file_problem
+from runtime.artifacts import MANIFEST, Store
+from runtime.doctor.stored import rebuild_command
 from runtime.errors import ArtifactCorruptError, HubError, OptionError
 from runtime.manifest import Manifest, StoredFile, rebuild
 from runtime.publishing import store_errors
@@ -96,10 +97,10 @@ def plan(push: Push) -> Plan:
 
 def _checked(store: Store, model: str) -> Manifest:
     manifest = store.read(model)
-    for file in files_of(manifest.artifacts):  # what several artifacts share is read once
+    for file, problem in store.problems(manifest, full=True).items():
+        commands = [rebuild_command(model, a, store, force=True) for a in manifest.artifacts if file in a.files]
         path = store.folder(model) / file.name
-        if problem := file_problem(path, file, full=True):
-            raise ArtifactCorruptError(f"{path} {problem}. Build it again: python -m exporters.build {model} --force.")
+        raise ArtifactCorruptError("\n".join([f"{path} {problem}. Nothing was pushed. Build it again:", *commands]))
     return manifest
 
 

@@ -130,6 +130,8 @@ def test_a_damaged_artifact_is_not_sent(damage: str, hub: Hub, owner: Client, st
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.startswith(f"error: {path} ")
     assert {"altered": "another SHA-256 than the manifest says", "missing": "is missing"}[damage] in ended.err
+    build = f"python -m exporters.build {NAME} --format=onnx --target=cpu --out-indices=none --weights=random --seed=0"
+    assert ended.err.splitlines()[1:] == [f"{build} --import=plugin --artifacts={store.root} --force"]
     assert hub.requests == []
 
 
