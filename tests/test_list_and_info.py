@@ -88,6 +88,21 @@ def test_a_manifest_that_cannot_be_used_is_told_and_the_rest_is_listed(store: St
     assert "test/own/manifest.json is not a valid manifest" in ran.err
 
 
+def test_names_are_listed_where_the_artifacts_are_in_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKBONE_ARTIFACTS", "hf://our-lab/backbones")
+
+    ran = run(listing.main, "pathology/kaiko*")
+    built = run(listing.main, "--built")
+
+    header, *rows = ran.out.splitlines()
+    assert (ran.status, [row.split()[0] for row in rows]) == (0, list_models("pathology/kaiko*"))
+    assert all(len(row) <= header.index("BUILT") for row in rows)
+    assert ran.err == (
+        "BUILT is not told of hf://our-lab/backbones, a repository of the hub: see python -m runtime info MODEL.\n"
+    )
+    assert (built.status, built.out) == (2, "")
+
+
 def test_an_empty_store_is_no_error(tmp_path: Path) -> None:
     ran = run(listing.main, "--built", "--artifacts", tmp_path / "none")
 
