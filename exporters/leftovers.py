@@ -1,5 +1,6 @@
 """What of a store can go, and why: a pure decision about what lies in each model's folder; and removing it."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,10 +8,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from runtime.artifacts import MANIFEST, OURS, Store
+from runtime.artifacts import DOWNLOADS, MANIFEST, OURS, Store
 from runtime.errors import StoreError
 from runtime.manifest import RECIPE, Artifact, Manifest
-from runtime.publishing import is_locked, lock_of, remove_if_empty, replace_text, staging_of, store_errors
+from runtime.publishing import downloads_of, is_locked, lock_of, remove_if_empty, replace_text, staging_of, store_errors
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,20 @@ class Shelf:
         manifest: What is published; empty where there is no manifest.
         files: Bytes of every plain file in its folder, but for the manifest.
         staged: Bytes that a build left behind, or is writing; `None` where there is no staging folder.
+        fetched: Bytes that a pull left behind, or is writing; `None` where there is no folder of downloads.
         busy: Whether somebody is changing it now.
     """
 
     manifest: Manifest
     files: Mapping[str, int]
     staged: int | None = None
+    fetched: int | None = None
     busy: bool = False
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that can go: a file of a model's folder, or its staging folder (without a name)."""
+    """Something that can go: a file of a model's folder, its staging folder (without a name) or its downloads."""
 
     model: str
     name: str
@@ -72,6 +75,8 @@ def decide(shelf: Shelf, named: Sequence[str] = ()) -> Pruning:
     ]
     if shelf.staged is not None:
         removals.append(Removal(model, "", shelf.staged, "a build was killed"))
+    if shelf.fetched is not None:
+        removals.append(Removal(model, DOWNLOADS, shelf.fetched, "a pull was given up; it would go on from here"))
     return Pruning(model, gone, tuple(removals))
 
 
@@ -89,8 +94,10 @@ def _unlisted(orphaned: bool) -> str:
 
 
 def models(store: Store) -> list[str]:
-    """Return the models that the store has anything of: published, staged or left without a manifest, sorted."""
-    return sorted({*store.models(), *map(_model_staged_in, store.unfinished()), *_without_manifest(store)})
+    """Return the models that the store has anything of: published, staged, fetched or without a manifest."""
+    there = {*store.models(), *map(_model_staged_in, store.unfinished()), *_without_manifest(store)}
+    folders = {downloads_of(store, model) for model in there}
+    return sorted({*there, *(path.name.replace("--", "/") for path in store.downloads() if path not in folders)})
 
 
 def _model_staged_in(staging: Path) -> str:
@@ -115,8 +122,13 @@ def look(store: Store, model: str) -> Shelf:
     manifest, folder, staging = store.read(model), store.folder(model), staging_of(store, model)
     paths = folder.iterdir() if folder.is_dir() else ()
     files = {path.name: path.lstat().st_size for path in paths if path.is_file() and path.name != MANIFEST}
-    staged = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file()) if staging.is_dir() else None
-    return Shelf(manifest, files, staged, is_locked(store, model))
+    return Shelf(manifest, files, _bytes_in(staging), _bytes_in(downloads_of(store, model)), is_locked(store, model))
+
+
+def _bytes_in(folder: Path) -> int | None:
+    if not folder.is_dir():
+        return None
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def remove(store: Store, pruning: Pruning, named: Sequence[str] = ()) -> None:
@@ -132,7 +144,9 @@ def remove(store: Store, pruning: Pruning, named: Sequence[str] = ()) -> None:
         try:
             held = lock_of(store, model).acquire(timeout=0)
         except Timeout:
-            raise StoreError(f"{model} is being built now: nothing of it was removed. Try again afterwards.") from None
+            raise StoreError(
+                f"{model} is being built or pulled now: nothing of it was removed. Try again afterwards."
+            ) from None
         with held:
             if decide(replace(look(store, model), busy=False), named) != pruning:
                 raise StoreError(f"{model} has changed meanwhile: nothing of it was removed. Try again.")
@@ -148,7 +162,11 @@ def _remove(store: Store, pruning: Pruning) -> None:
         else:
             (folder / MANIFEST).unlink()
     for removal in pruning.removals:
-        if removal.name:
+        if removal.name == DOWNLOADS:
+            shutil.rmtree(downloads_of(store, model))
+            with contextlib.suppress(OSError):  # there are those of other models
+                downloads_of(store, model).parent.rmdir()
+        elif removal.name:
             (folder / removal.name).unlink(missing_ok=True)
         else:
             shutil.rmtree(staging_of(store, model))

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from exporters.leftovers import Pruning, Removal, decide, look, models, remove
 from runtime.arguments import add_common, parser_of
-from runtime.artifacts import Store, open_store
+from runtime.artifacts import DOWNLOADS, Store, open_store
 from runtime.errors import BackboneError, OptionError, UnknownModelError
 from runtime.machine import installed
 from runtime.terminal.output import complain, remark, say, say_json, size, table
@@ -20,11 +20,14 @@ EPILOG = """examples:
   python -m exporters.prune pathology/kaiko_vits16 --remove "*.cuda.fp16.*"     # current ones, by their graphs' names
 
 What goes: artifacts that another recipe of graphs made, files that no manifest lists (weights that nothing reads any
-more), and what killed builds left. What a manifest lists and is current stays, unless --remove names it. Models that
-are being built are left alone.
+more), and what killed builds and abandoned pulls left. What a manifest lists and is current stays, unless --remove
+names it. Models that are being built or pulled are left alone.
 
 exit status: 0 done (also if there was nothing to remove), 1 something could not be removed or a manifest cannot be
 used, 2 wrong usage or names that match nothing, 130 interrupted (run it again to go on)"""
+
+# What is not a file of a model's folder.
+_UNFINISHED = {"": "unfinished build", DOWNLOADS: "unfinished pull"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
     prunings, failed = _plan(store, options)
     found = [removal for pruning in prunings for removal in pruning.removals]
     if not options.json:
-        rows = [(r.model, r.name or "unfinished build", size(r.bytes), r.reason) for r in found]
+        rows = [(r.model, _UNFINISHED.get(r.name, r.name), size(r.bytes), r.reason) for r in found]
         say(table(("MODEL", "FILE", "SIZE", "WHY"), rows) if rows else "Nothing can go.")
     done: list[Removal] = []
     if found and not options.dry_run and _agreed(options, found):
@@ -74,7 +77,7 @@ def _plan(store: Store, options: argparse.Namespace) -> tuple[list[Pruning], int
             failed += 1
             continue
         if shelf.busy:
-            remark(f"{model} is being built now: left alone")
+            remark(f"{model} is being built or pulled now: left alone")
         graphs |= {artifact.graph.name for artifact in shelf.manifest.artifacts}
         prunings.append(decide(shelf, options.remove))
     for glob in options.remove:

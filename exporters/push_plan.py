@@ -7,12 +7,13 @@ from tempfile import TemporaryDirectory, gettempdir
 
 from exporters.model_card import MARK, write_card
 from exporters.redistribution import require_permission
-from runtime.artifacts import MANIFEST, Store, file_problem
+from runtime.artifacts import MANIFEST, Store
+from runtime.doctor.stored import rebuild_command
 from runtime.errors import ArtifactCorruptError, HubError, OptionError
-from runtime.manifest import Manifest, StoredFile
+from runtime.manifest import Manifest, StoredFile, rebuild
 from runtime.publishing import store_errors
 from runtime.sharing.address import Address
-from runtime.sharing.remote_manifest import files_of, merge
+from runtime.sharing.remote_manifest import files_of, merge, parse
 from runtime.sharing.snapshot import Snapshot, take
 
 CARD = "README.md"
@@ -96,10 +97,10 @@ def plan(push: Push) -> Plan:
 
 def _checked(store: Store, model: str) -> Manifest:
     manifest = store.read(model)
-    for file in files_of(manifest.artifacts):  # what several artifacts share is read once
+    for file, problem in store.problems(manifest, full=True).items():
+        commands = [rebuild_command(model, a, store, force=True) for a in manifest.artifacts if file in a.files]
         path = store.folder(model) / file.name
-        if problem := file_problem(path, file, full=True):
-            raise ArtifactCorruptError(f"{path} {problem}. Build it again: python -m exporters.build {model} --force.")
+        raise ArtifactCorruptError("\n".join([f"{path} {problem}. Nothing was pushed. Build it again:", *commands]))
     return manifest
 
 
@@ -125,12 +126,23 @@ def _compare(planned: Plan, push: Push, scratch: Path) -> Plan:
     for manifest in planned.local:
         folder = push.store.folder(manifest.model)
         uploads |= {f"{manifest.model}/{f.name}": folder / f.name for f in _new_files(manifest, remote, base)}
-    texts = {f"{model}/{MANIFEST}": manifest.to_text() for model, manifest in merged.items()}
+    texts = {f"{model}/{MANIFEST}": _readable(manifest, push.store) for model, manifest in merged.items()}
     card, notes = _card(repo, base, [*(remote | merged).values()], scratch)
     old = {f"{model}/{MANIFEST}": manifest.to_text() for model, manifest in remote.items()}
     uploads |= {path: text.encode() for path, text in texts.items() if old.get(path) != text}
     deletions = [path for model in merged if model in remote for path in _unlisted(remote[model], merged[model], base)]
     return replace(planned, uploads=uploads | card, deletions=tuple(deletions), notes=notes)
+
+
+def _readable(manifest: Manifest, store: Store) -> str:
+    """Return the text of a manifest to send, after reading it as everybody will who pulls it.
+
+    Raises:
+        ManifestError: They would refuse it. What the repository holds was read so already: the store's own is wrong.
+    """
+    text, path = manifest.to_text(), store.folder(manifest.model) / MANIFEST
+    parse(text, str(path), manifest.model, f"Nothing was pushed, for nobody could pull that. {rebuild(path)}")
+    return text
 
 
 def _new_files(manifest: Manifest, remote: dict[str, Manifest], base: Snapshot | None) -> list[StoredFile]:

@@ -7,6 +7,7 @@ from typing import Any
 from runtime import registry
 from runtime.errors import RedistributionError, UnknownModelError
 from runtime.manifest import Artifact, Manifest
+from runtime.request import is_drawn
 
 # Anybody may pass on copies in another format under these, keeping their conditions. Whatever is not here is refused:
 # a licence of the publisher's own has to be read by a person.
@@ -45,7 +46,7 @@ class Terms:
     @property
     def free(self) -> bool:
         """Whether there are no published weights in it, but numbers drawn from a seed."""
-        return self.weights.startswith(("random:", "initial:"))
+        return is_drawn(self.weights)
 
 
 def terms_of(model: str, artifact: Artifact) -> Terms:

@@ -19,7 +19,7 @@ from runtime.artifacts import Store, open_store
 from runtime.errors import ArtifactNotFoundError, BackboneError
 from runtime.machine import installed
 from runtime.manifest import Artifact
-from runtime.request import Request, make_request
+from runtime.request import Request, is_drawn, make_request
 from runtime.selection import find_artifact, forms, missing
 
 NEEDED = ("tritonclient", "grpc", "google.protobuf", "onnx", "filelock")
@@ -96,7 +96,7 @@ def find(request: Request, store: Store, target: str) -> Artifact:
 
 
 def _write(request: Request, serving: Serving, name: str, options: argparse.Namespace) -> int:
-    from exporters.serving.repository import publish
+    from exporters.serving.repository import CONFIG, publish
 
     store = open_store(request.artifacts)
     artifact = find(request, store, serving.target)
@@ -106,28 +106,30 @@ def _write(request: Request, serving: Serving, name: str, options: argparse.Name
     names = [MODEL, *(path.name for path in paths[1:])]
     parts = [Part(path, file, name) for path, file, name in zip(paths, artifact.files, names, strict=True)]
     repository = Path(options.repository).expanduser()
-    placed = publish(repository, config, parts, version=options.version, overwrite=options.overwrite)
+    placed, became = publish(repository, config, parts, version=options.version, overwrite=options.overwrite)
     for warning in warnings_of(artifact, serving, graph):
         print(f"warning: {warning}", file=sys.stderr)
-    _report(artifact, config, placed, options)
+    if options.json:
+        told = _as_json(artifact, config, placed, options) | {"configuration": became}
+        print(json.dumps(told, sort_keys=True))
+    else:
+        _report(artifact, config, placed, options)
+        print(f"  {options.repository}/{name}/{CONFIG}: {became}")
+        print(f"Start it with: tritonserver --model-repository={repository.absolute()}")
     return 0
 
 
 def _report(artifact: Artifact, config: Any, placed: Sequence[Placed], options: argparse.Namespace) -> None:
-    if options.json:
-        print(json.dumps(_as_json(artifact, config, placed, options), sort_keys=True))
-        return
     print(f"{options.model} ({artifact.key.describe()}) is model {config.name!r}, version {options.version}.")
     for file in placed:
         shared = f", shared with {file.origin}" if file.origin else ""
         print(f"  {options.repository}/{file.path}: {file.bytes / 1e6:.1f} MB, {file.how}{shared}")
-    print(f"Start it with: tritonserver --model-repository={Path(options.repository).expanduser().absolute()}")
 
 
 def warnings_of(artifact: Artifact, serving: Serving, graph: GraphFacts) -> list[str]:
     """Return what is not wrong, but not to be overlooked either."""
     key, found = artifact.key, []
-    if key.weights.startswith("random"):
+    if is_drawn(key.weights):
         found.append(f"the weights are random ({key.weights}): good for tests of the serving, not for embeddings.")
     if key.target != serving.target:
         found.append(

@@ -10,7 +10,7 @@ from runtime.arguments import add_common, device, import_modules, parser_of
 from runtime.artifacts import Store, open_store
 from runtime.errors import DeviceError, OptionError
 from runtime.machine import installed, nvidia_driver
-from runtime.providers import parse_device
+from runtime.providers import NO_DRIVER, parse_device
 from runtime.terminal.output import complain, say, say_json, size, table
 from runtime.terminal.status import exit_status
 
@@ -61,7 +61,7 @@ def _verify(store: Store, found: Sequence[Published], options: argparse.Namespac
             "Without, --hash compares the files with their manifests."
         )
     if parse_device(options.device)[0] == "cuda" and not nvidia_driver():
-        raise DeviceError(f"--device {options.device}: no NVIDIA driver is present (libcuda cannot be loaded).")
+        raise DeviceError(f"--device {options.device}: {NO_DRIVER}.")
     from exporters import display, workers
 
     jobs, outcomes = plan_jobs(

@@ -26,6 +26,8 @@ from runtime.sharing.address import Address, is_address, parse_address
 MANIFEST = "manifest.json"
 # Inside the store, beside the models: what is being built.
 STAGING = ".staging"
+# And what is being pulled, for the next pull to go on with.
+DOWNLOADS = ".downloads"
 ENVIRONMENT_VARIABLE = "BACKBONE_ARTIFACTS"
 # What a build writes. Nothing else that lies in a model's folder is ever taken for a leftover.
 OURS = re.compile(r"(weights\.[0-9a-f]{12}\.data|.+\.[0-9a-f]{12}\.(onnx|pt2|torchscript)|manifest\.json)(\.part)?")
@@ -82,8 +84,11 @@ class Store:
 
     def unfinished(self) -> list[Path]:
         """Return the staging folders: of builds that are going on, or that died."""
-        staging = self.root / STAGING
-        return sorted(path for path in staging.iterdir() if path.is_dir()) if staging.is_dir() else []
+        return _folders(self.root / STAGING)
+
+    def downloads(self) -> list[Path]:
+        """Return the folders of downloads: of pulls that are going on, or that were given up."""
+        return _folders(self.root / DOWNLOADS)
 
     def read(self, model: str) -> Manifest:
         """Return what is published of `model`; an empty manifest when nothing is.
@@ -117,6 +122,10 @@ class Store:
         if problem:
             raise ArtifactCorruptError(f"{path} {problem}.")
         return path
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
 def file_problem(path: Path, file: StoredFile, full: bool = False) -> str | None:

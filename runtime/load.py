@@ -25,7 +25,7 @@ from runtime.errors import (
 from runtime.machine import installed, nvidia_driver, onnxruntime_distributions
 from runtime.manifest import Artifact, Manifest
 from runtime.out_indices import OutIndices
-from runtime.providers import CUDA, ON_GPU, check_installation, parse_device
+from runtime.providers import CUDA, NO_DRIVER, ON_GPU, check_installation, parse_device
 from runtime.request import Request, make_request
 from runtime.requirements import missing_for_eager
 from runtime.selection import select
@@ -210,22 +210,30 @@ def device_of(request: Request, backend: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def obstacles(request: Request) -> dict[str, str]:
+def obstacles(request: Request) -> dict[str, BackboneError]:
     """Return the backends that cannot run here, and why."""
-    found: dict[str, str] = {}
+    found: dict[str, BackboneError] = {}
     try:
         check_installation(onnxruntime_distributions(), installed("onnxruntime"))
     except DependencyError as error:
-        found["onnx"] = str(error)
+        found["onnx"] = error
     if not installed("openvino"):
-        found["openvino"] = openvino.MISSING
+        found["openvino"] = DependencyError(openvino.MISSING)
     hint = missing_for_eager(request.spec)
     if not installed("torch"):
-        found |= {backend: f"backend={backend!r}: {hint}" for backend in ("pt2", "torchscript")}
+        found |= {backend: DependencyError(f"backend={backend!r}: {hint}") for backend in ("pt2", "torchscript")}
     if hint is not None:
         refusal = "backend='eager':" if request.backend == "eager" else "Eager torch cannot serve it either:"
-        found["eager"] = f"{refusal} {hint}"
-    return found
+        found["eager"] = DependencyError(f"{refusal} {hint}")
+    return _without_driver(request) | found
+
+
+def _without_driver(request: Request) -> dict[str, BackboneError]:
+    """Return what cannot start the CUDA that `request` names, for that takes a driver: told without starting it."""
+    if parse_device(request.device)[0] != "cuda" or nvidia_driver():
+        return {}
+    reason = DeviceError(f"device={request.device!r}: {NO_DRIVER}. Or use device='cpu'.")
+    return dict.fromkeys(("onnx", "pt2", "torchscript", "eager"), reason)
 
 
 def open_session(request: Request, backend: str, artifact: Artifact | None) -> Session:

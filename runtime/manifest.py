@@ -15,6 +15,8 @@ RECIPE = 4
 TARGETS = ("cpu", "cuda")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 INPUTS = ("float32", "uint8")
+# Formats whose files are data. Any other is a program: whoever loads it runs what its author wrote.
+DATA = ("onnx",)
 
 
 @dataclass(frozen=True, order=True)

@@ -8,6 +8,7 @@ from runtime.errors import DependencyError, DeviceError
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+NO_DRIVER = "no NVIDIA driver is present (libcuda cannot be loaded)"
 ON_GPU = (CUDA, "TensorrtExecutionProvider")
 
 
@@ -112,7 +113,7 @@ def cuda_obstacle(installation: Installation) -> str | None:
             f"pip uninstall -y {wheel}, then pip install 'backbone-runtime[gpu]'"
         )
     if not installation.driver:
-        return "no NVIDIA driver is present (libcuda cannot be loaded)"
+        return NO_DRIVER
     return None
 
 

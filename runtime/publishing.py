@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from runtime.artifacts import MANIFEST, STAGING, Store, sha256_of
+from runtime.artifacts import DOWNLOADS, MANIFEST, STAGING, Store, sha256_of
 from runtime.errors import StoreError
 from runtime.manifest import Artifact, Manifest, StoredFile
 
@@ -121,6 +121,11 @@ def unfinished(store: Store, model: str) -> bool:
 def staging_of(store: Store, model: str) -> Path:
     """Return the staging folder of a model's builds."""
     return store.root / STAGING / model.replace("/", "--")
+
+
+def downloads_of(store: Store, model: str) -> Path:
+    """Return the folder of what pulls of a model fetched and have not published yet."""
+    return store.root / DOWNLOADS / model.replace("/", "--")
 
 
 @contextlib.contextmanager

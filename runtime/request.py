@@ -20,6 +20,8 @@ ON_FALLBACK = ("warn", "error")
 WEIGHTS = ("pretrained", "random")
 # A local checkpoint is known by its content: the first digits of its SHA-256.
 _CHECKPOINT = re.compile(r"checkpoint:[0-9a-f]{12}")
+# Every value of `Request.weights_key`; what comes from elsewhere may hold no other. No seed of torch has more digits.
+WEIGHTS_KEY = re.compile(rf"pretrained|(random|initial):-?\d{{1,20}}|{_CHECKPOINT.pattern}", re.ASCII)
 VERIFY = ("size", "full")
 LOADS = ("throughput", "fast")
 # The values that ask onnxruntime for nothing: every backend can serve them.
@@ -213,6 +215,11 @@ class Request:
             weights=self.weights_key,
             input=form.input,
         )
+
+
+def is_drawn(weights_key: str) -> bool:
+    """Return whether a key's weights are numbers drawn from a seed, not what anybody trained."""
+    return weights_key.startswith(("random:", "initial:"))
 
 
 def _digest(checkpoint: str) -> str:

@@ -1,12 +1,12 @@
 """Which backend and artifact answer a request: a pure choice, with the reason why each other candidate was rejected."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runtime.artifacts import named_address, place
 from runtime.commands import build_command
-from runtime.errors import ArtifactNotFoundError, BackboneError, DependencyError, DeviceError
-from runtime.manifest import Artifact, Form, Manifest
+from runtime.errors import ArtifactNotFoundError, BackboneError, DeviceError
+from runtime.manifest import DATA, Artifact, Form, Manifest
 from runtime.ranking import UNMEASURED, order
 from runtime.request import Request
 
@@ -48,8 +48,8 @@ class Selection:
 
     @property
     def reasons(self) -> str | None:
-        """The reasons, one after the other."""
-        return "\n".join(map(str, self.rejected)) or None
+        """The reasons, one after the other; what hinders several is told once."""
+        return "\n".join(dict.fromkeys(map(str, self.rejected))) or None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Candidate:
 
 
 def select(
-    request: Request, manifest: Manifest, obstacles: Mapping[str, str], device_of: Callable[[str], str]
+    request: Request, manifest: Manifest, obstacles: Mapping[str, BackboneError], device_of: Callable[[str], str]
 ) -> Selection:
     """Return the most preferred backend that can serve. What was named, and cannot run here, has no substitute.
 
@@ -102,7 +102,7 @@ def consider(
     request: Request,
     backend: str,
     manifest: Manifest,
-    obstacles: Mapping[str, str],
+    obstacles: Mapping[str, BackboneError],
     device_of: Callable[[str], str],
 ) -> Candidate:
     """Return whether `backend` can answer a request, and from what; the arguments are those of `select`."""
@@ -112,6 +112,8 @@ def consider(
         return Candidate(backend, None, None)
     wanted = forms(request, backend, device_of(backend))
     artifact = find_artifact(request, manifest, wanted)
+    if artifact is not None and foreign(request, artifact):
+        return Candidate(backend, None, ArtifactNotFoundError(unasked(request, [artifact])))
     if artifact is not None and backend in verified_by(artifact):
         return Candidate(backend, artifact, None)
     reason = missing(request, manifest, wanted[0]) if artifact is None else unverified(request, artifact, backend)
@@ -119,10 +121,10 @@ def consider(
 
 
 def _obstacle(
-    request: Request, backend: str, obstacles: Mapping[str, str], device_of: Callable[[str], str]
+    request: Request, backend: str, obstacles: Mapping[str, BackboneError], device_of: Callable[[str], str]
 ) -> BackboneError | None:
     if backend in obstacles:
-        return DependencyError(obstacles[backend])
+        return obstacles[backend]
     reason = unable(backend, device_of(backend), request.precision)
     return DeviceError(reason) if reason else None
 
@@ -161,6 +163,20 @@ def find_artifact(request: Request, manifest: Manifest, wanted: tuple[Form, ...]
     return next((published[key] for key in keys if key in published), None)
 
 
+def foreign(request: Request, artifact: Artifact) -> bool:
+    """Return whether an artifact is a program out of a repository of the hub, and its backend was not named."""
+    return named_address(request.artifacts) is not None and artifact.key.format not in (*DATA, request.backend)
+
+
+def unasked(request: Request, programs: Sequence[Artifact]) -> str:
+    """Return the sentence that says why programs which answer a request do not serve it, and how they would."""
+    formats = sorted({artifact.key.format for artifact in programs})
+    return (
+        f"{place(request.artifacts)} has it as {' and '.join(formats)}, a program of whoever pushed it, which nothing "
+        f"runs unasked: if you trust them, ask for {' or '.join(f'backend={format!r}' for format in formats)}."
+    )
+
+
 def verified_by(artifact: Artifact) -> tuple[str, ...]:
     """Return the backends by which an artifact was verified, of those that run its format: only they may serve it."""
     first, *others = artifact.key.form.backends
@@ -182,7 +198,15 @@ def missing(request: Request, manifest: Manifest, form: Form) -> str:
     built = "; ".join(a.key.describe() for a in manifest.artifacts if a.key.format == form.format)
     repository = named_address(request.artifacts)
     share = f"\nShare it with: python -m exporters.push {repository.repo} {request.spec.name}" if repository else ""
+    programs = [a for a in manifest.artifacts if foreign(request, a) and _answers(request, a)]
+    left_out = f"\n{unasked(request, programs)}" if programs else ""
     return (
         f"No {form.format} artifact of {request.spec.name!r} for {request.key(form).describe()} in "
-        f"{place(request.artifacts)}. Built: {built or 'none'}.\nBuild it with: {build_command(request, form)}{share}"
+        f"{place(request.artifacts)}. Built: {built or 'none'}.{left_out}\n"
+        f"Build it with: {build_command(request, form)}{share}"
     )
+
+
+def _answers(request: Request, artifact: Artifact) -> bool:
+    """Return whether a program gives what was asked for, on some device; it takes both inputs."""
+    return artifact.key == request.key(artifact.key.form) and artifact.key.precision == request.precision

@@ -16,7 +16,7 @@ HEAVY = ("torch", "timm", "onnx", "transformers", "safetensors")
 
 # Registers the tiny backbone of these tests as a plugin would that people install without torch.
 PLUGIN = """
-from runtime import Preprocessing, Url, register_model
+from runtime import LibraryInit, Preprocessing, Url, register_model
 
 FACTS = dict(
     preprocessing=Preprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
@@ -32,6 +32,11 @@ def tiny_vit(weights, out_indices=None, image_size=32):
     import torch
 
     raise AssertionError(f"serving an artifact built the eager backbone, with torch {torch.__version__}")
+
+
+@register_model("test/tiny_initial", **(FACTS | {"source": LibraryInit(seed=3)}))
+def tiny_initial(weights, out_indices=None, image_size=32):
+    return tiny_vit(weights, out_indices, image_size)
 """
 
 SERVE = f"""

@@ -123,6 +123,13 @@ def model(**facts: Any) -> dict[str, Any]:
         (store(exists=False), "WARN", "artifacts", "does not exist yet", "python -m exporters.build"),
         (store(unreadable="denied"), "FAIL", "artifacts", "cannot be read: denied", "BACKBONE_ARTIFACTS"),
         (store(unwritable="full"), "WARN", "artifacts", "cannot be written: full", "free space"),
+        (
+            store(fetched=2),
+            "WARN",
+            "leftovers",
+            "pulls of 2 models are going on, or were given up",
+            "runtime.pull again",
+        ),
         (store(unfinished=2), "WARN", "leftovers", "2 builds are going on, or were killed", "exporters.prune"),
         (model(problem="not JSON"), "FAIL", "manifest", "not JSON", "python -m exporters.build a/b"),
         (
@@ -267,6 +274,7 @@ def test_damage_is_found_with_the_commands_that_mend_it(copy: Store) -> None:
 def test_leftovers_other_recipes_and_unknown_names_are_found(copy: Store) -> None:
     (copy.folder(NAME) / "weights.000000000000.data").write_bytes(b"123")
     (copy.root / ".staging/test--own/test/own").mkdir(parents=True)
+    (copy.root / ".downloads/test--own/our-lab--backbones").mkdir(parents=True)
     manifest = json.loads((copy.folder(NAME) / MANIFEST).read_text())
     manifest["artifacts"][0]["versions"]["recipe"] = "1"
     (copy.folder(NAME) / MANIFEST).write_text(json.dumps(manifest))
@@ -284,7 +292,7 @@ def test_leftovers_other_recipes_and_unknown_names_are_found(copy: Store) -> Non
     assert (models[NAME].unlisted, len(models[NAME].outdated)) == (3, 1)
     assert not models["nobody/knows"].registered
     assert "is not a valid manifest" in str(models["test/own"].problem)
-    assert found.unfinished == 1
+    assert (found.unfinished, found.fetched) == (1, 1)
 
 
 def test_a_repository_of_the_hub_is_told_as_one() -> None:

@@ -3,13 +3,11 @@
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import request_for
 from filelock import FileLock
 from hub_server import Hub, Repository
 from loopback import Answer, serving
@@ -17,10 +15,7 @@ from shared_stores import NAME, change, files_under, flipped, is_embedding, is_m
 from sharing_client import Client, Ended, client
 
 from runtime import load_model
-from runtime.artifacts import MANIFEST, Store, fetched_store
-from runtime.manifest import Manifest
-from runtime.sharing import cached as cached_artifacts
-from runtime.sharing.address import parse_address
+from runtime.artifacts import MANIFEST, Store
 
 REPO = "our-lab/backbones"
 PATH = f"{NAME}/{MANIFEST}"
@@ -226,40 +221,6 @@ def test_programs_are_fetched_only_for_a_backend_that_is_named(repo: Repository,
     assert [name for name in hub.fetched() if name.endswith(".torchscript")] != []
 
 
-@pytest.mark.parametrize(
-    ("backend", "formats"),
-    [
-        ("auto", ["onnx"]),
-        ("onnx", ["onnx"]),
-        ("openvino", ["onnx"]),
-        ("pt2", ["onnx", "pt2"]),
-        ("torchscript", ["onnx", "torchscript"]),
-    ],
-)
-def test_what_a_repository_publishes_depends_on_the_backend_that_is_named(
-    backend: str, formats: list[str], built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    address = f"hf://{REPO}@{'0' * 40}"
-    (onnx,) = filter(is_embedding, Store(built).read(NAME).artifacts)
-    graph, *weights = onnx.files
-    listed = [
-        replace(
-            onnx,
-            key=replace(onnx.key, format=format),
-            files=(replace(graph, name=f"{graph.name.removesuffix('.onnx')}.{format}"), *weights),
-        )
-        for format in ("onnx", "pt2", "torchscript")
-    ]
-    path = fetched_store(parse_address(address)).root / ".manifests" / PATH
-    path.parent.mkdir(parents=True)
-    path.write_text(Manifest(NAME, tuple(listed)).to_text())
-
-    published = cached_artifacts.published(request_for(NAME, backend=backend, weights="random", artifacts=address))
-
-    assert [artifact.key.format for artifact in published.artifacts] == formats
-
-
 def test_what_is_in_the_cache_serves_without_waiting_for_anybody(repo: Repository, online: Client, home: Path) -> None:
     load(online)
     (lock,) = (home / "cache").rglob("test--tiny_vit.lock")
@@ -281,7 +242,28 @@ def test_a_repository_of_programs_alone_is_not_what_auto_takes(
     scripts = part_of(built, tmp_path / "scripts", lambda a: a.key.format == "torchscript")
     hub.hold(REPO, files_under(scripts.root))
 
-    assert str(load(online).status).startswith("ArtifactNotFoundError: No onnx artifact of 'test/tiny_vit'")
+    status = str(load(online).status)
+
+    assert status.startswith("ArtifactNotFoundError: No onnx artifact of 'test/tiny_vit'")
+    assert "has it as torchscript, a program of whoever pushed it, which nothing runs unasked" in status
+    assert "ask for backend='torchscript'." in status
+
+
+def test_info_names_the_program_that_a_repository_has(
+    hub: Hub, built: Path, with_torch: Client, tmp_path: Path
+) -> None:
+    scripts = part_of(built, tmp_path / "scripts", lambda a: a.key.format == "torchscript")
+    hub.hold(REPO, files_under(scripts.root))
+    arguments = [NAME, "--weights", "random", "--device", "cpu", "--artifacts", f"hf://{REPO}", "--json"]
+
+    (unnamed,) = with_torch.run("info", *arguments).lines
+    (named,) = with_torch.run("info", *arguments, "--backend", "torchscript").lines
+
+    reasons = {chance["backend"]: chance["reason"] for chance in unnamed["candidates"]}
+    assert {artifact["key"]["format"] for artifact in unnamed["built"]} == {"torchscript"}
+    assert "has it as torchscript, a program of whoever pushed it" in reasons["torchscript"]
+    assert "exporters.build" not in reasons["torchscript"]
+    assert (unnamed["serves"], named["serves"]) == ("eager", "torchscript")
 
 
 def gone(repo: Repository, hub: Hub, built: Path) -> None:

@@ -11,9 +11,9 @@ from environments import BLOCK, ROOT, Environment, work_folder
 from stores import NAME, graph_of, published
 from terminal import run
 
-from runtime import list_models, load_model
+from runtime import list_models, load, load_model
 from runtime.artifacts import MANIFEST, Store
-from runtime.errors import BackboneError
+from runtime.errors import BackboneError, DeviceError
 from runtime.terminal import entry, info, listing
 
 
@@ -88,6 +88,21 @@ def test_a_manifest_that_cannot_be_used_is_told_and_the_rest_is_listed(store: St
     assert "test/own/manifest.json is not a valid manifest" in ran.err
 
 
+def test_names_are_listed_where_the_artifacts_are_in_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKBONE_ARTIFACTS", "hf://our-lab/backbones")
+
+    ran = run(listing.main, "pathology/kaiko*")
+    built = run(listing.main, "--built")
+
+    header, *rows = ran.out.splitlines()
+    assert (ran.status, [row.split()[0] for row in rows]) == (0, list_models("pathology/kaiko*"))
+    assert all(len(row) <= header.index("BUILT") for row in rows)
+    assert ran.err == (
+        "BUILT is not told of hf://our-lab/backbones, a repository of the hub: see python -m runtime info MODEL.\n"
+    )
+    assert (built.status, built.out) == (2, "")
+
+
 def test_an_empty_store_is_no_error(tmp_path: Path) -> None:
     ran = run(listing.main, "--built", "--artifacts", tmp_path / "none")
 
@@ -149,6 +164,23 @@ def test_what_it_says_would_serve_is_what_serves(arguments: list[str], options: 
     assert said["serves"] == served
     assert (said["load"] is None) == (served is None)
     assert (said["refused"] is None) == (served is not None)
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnx", "torchscript", "eager"])
+def test_cuda_without_a_driver_is_rejected_by_every_backend_as_load_model_does(
+    backend: str, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "nvidia_driver", lambda: False)
+    reason = "device='cuda': no NVIDIA driver is present (libcuda cannot be loaded). Or use device='cpu'."
+
+    said = told(built, "--weights", "random", "--device", "cuda", "--backend", backend)
+
+    of_cuda = [chance for chance in said["candidates"] if chance["backend"] != "openvino"]  # which is for CPUs
+    assert (said["serves"], said["load"]) == (None, None)
+    assert {(chance["verdict"], chance["reason"]) for chance in of_cuda} == {("rejected", reason)}
+    with pytest.raises(DeviceError) as caught:
+        load_model(NAME, artifacts=built, weights="random", device="cuda", backend=backend)
+    assert str(caught.value).splitlines().count(reason) == 1
 
 
 def test_the_reasons_are_those_of_load_model(built: Path) -> None:

@@ -16,7 +16,7 @@ from terminal import run
 from exporters import leftovers, prune
 from exporters.leftovers import Shelf, decide
 from runtime import publishing
-from runtime.artifacts import MANIFEST, Store
+from runtime.artifacts import DOWNLOADS, MANIFEST, Store
 from runtime.manifest import RECIPE, Artifact, ArtifactKey, Form, Manifest, StoredFile
 
 NOW, OLD = str(RECIPE), str(RECIPE - 1)
@@ -76,7 +76,10 @@ def files(*names: str) -> dict[str, int]:
         ([artifact(CPU)], files(CPU, OWN, "pytorch_model.bin"), {}, (), {OWN: "listed by no manifest"}),
         # A killed build's staging folder.
         ([artifact(CPU)], files(CPU), {"staged": 7}, (), {"": "a build was killed"}),
-        # Where a build is going on, all stays.
+        # What a pull fetched that was never run again.
+        ([artifact(CPU)], files(CPU), {"fetched": 9}, (), {DOWNLOADS: "a pull was given up; it would go on from here"}),
+        # Where a build or a pull is going on, all stays.
+        ([artifact(CPU)], files(CPU, OWN), {"fetched": 9, "busy": True}, ("*",), {}),
         ([artifact(CPU, recipe=OLD)], files(CPU, OWN), {"staged": 7, "busy": True}, ("*",), {}),
         # Listed and damaged: a rebuild mends it, nothing else goes.
         ([artifact(CPU, SHARED)], files(SHARED), {}, (), {}),
@@ -93,7 +96,7 @@ def test_what_can_go_is_a_table(
 
     assert {removal.name: removal.reason for removal in decided.removals} == gone
     assert {a.graph.name for a in decided.artifacts} == {a.graph.name for a in artifacts} & set(gone)
-    sizes = {**there, "": facts.get("staged")}
+    sizes = {**there, "": facts.get("staged"), DOWNLOADS: facts.get("fetched")}
     assert all(removal.bytes == sizes[removal.name] for removal in decided.removals)
 
 
@@ -151,6 +154,26 @@ def test_outdated_artifacts_and_leftovers_go_and_the_rest_is_served(store: Store
     assert len(store.read(NAME).artifacts) == 3
     load_from(store, "onnx", verify="full").close()
     load_from(store, "torchscript", out_indices=2, verify="full").close()
+
+
+@pytest.mark.parametrize("model", [NAME, "never/published"])
+def test_what_an_abandoned_pull_left_goes_unless_it_is_going_on(model: str, store: Store) -> None:
+    before = contents(store.root)
+    fetched = publishing.downloads_of(store, model) / "our-lab--backbones" / model / "graph.onnx"
+    fetched.parent.mkdir(parents=True)
+    fetched.write_bytes(b"1234")
+
+    with publishing.lock_of(store, model):
+        during = run(prune.main, "--artifacts", store.root, "--yes")
+    stayed = fetched.exists()
+    after = run(prune.main, model, "--artifacts", store.root, "--yes")
+
+    assert (stayed, during.out) == (True, "Nothing can go.\n")
+    assert f"{model} is being built or pulled now: left alone" in during.err
+    assert after.status == 0
+    assert f"{model}" + "  unfinished pull  4 B   a pull was given up; it would go on from here" in after.out
+    assert contents(store.root) == before
+    assert not (store.root / DOWNLOADS).exists()
 
 
 def test_a_dry_run_shows_it_and_removes_nothing(store: Store) -> None:
@@ -261,7 +284,7 @@ def test_while_a_build_holds_the_lock_all_stays(store: Store) -> None:
         ran = run(prune.main, "--artifacts", store.root, "--yes")
 
     assert ran.status == 0
-    assert f"{NAME} is being built now: left alone" in ran.err
+    assert f"{NAME} is being built or pulled now: left alone" in ran.err
     assert contents(store.root) == before
 
 
@@ -275,7 +298,10 @@ def publish_another(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("meanwhile", "says"),
-    [(start_a_build, "is being built now: nothing of it was removed"), (publish_another, "has changed meanwhile")],
+    [
+        (start_a_build, "is being built or pulled now: nothing of it was removed"),
+        (publish_another, "has changed meanwhile"),
+    ],
 )
 def test_what_changes_after_it_was_shown_stays(
     meanwhile: Callable[[Store], Any], says: str, store: Store, monkeypatch: pytest.MonkeyPatch

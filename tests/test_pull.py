@@ -264,7 +264,7 @@ def test_what_came_whole_before_it_broke_is_not_fetched_again(
     weights = names_of(repo)[1]
     path = f"GET /{REPO}/resolve/{repo.refs['main']}/{NAME}/{weights}"
     hub.said.answers[path] = Answer(status=404, headers={"X-Error-Code": "EntryNotFound"})
-    left = root / ".downloads" / "our-lab--backbones--test--tiny_vit" / "graph.0123abcd.incomplete"
+    left = root / ".downloads" / "test--tiny_vit" / "our-lab--backbones" / "graph.0123abcd.incomplete"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"of a killed process")
 
@@ -510,7 +510,10 @@ def test_a_hub_that_is_gone_and_one_that_must_not_be_asked(hub: Hub, root: Path,
     [
         (("not-a-repository",), "'not-a-repository' is no repository of the Hugging Face hub"),
         ((f"{REPO}@v1", "--revision", "v2"), "names the revision 'v1', and 'v2' was given, too"),
-        ((REPO, "--artifacts", "hf://a/b"), "Name a folder with --artifacts"),
+        (
+            (REPO, "--artifacts", "hf://a/b"),
+            "hf://a/b is a repository of the Hugging Face hub, and a pull needs a folder",
+        ),
         ((), "the following arguments are required: ORG/REPO"),
     ],
 )
@@ -519,6 +522,19 @@ def test_wrong_usage_is_told(arguments: tuple[str, ...], reason: str, hub: Hub, 
 
     assert (ended.status, ended.out, hub.requests) == (2, "", [])
     assert reason in " ".join(ended.err.split())
+
+
+def test_a_repository_in_the_environment_is_no_folder_to_fill(hub: Hub, tmp_path: Path, repo: Repository) -> None:
+    with client(tmp_path / "home", hub.url, BACKBONE_ARTIFACTS=f"hf://{REPO}") as configured:
+        ended = configured.run("pull", REPO)
+        called = configured.run("runtime.pull", REPO, {})
+
+    reason = (
+        f"BACKBONE_ARTIFACTS=hf://{REPO} is a repository of the Hugging Face hub, and a pull needs a folder to fill"
+    )
+    assert ended.status == 2
+    assert f"{reason}: pass --artifacts DIR" in " ".join(ended.err.split())
+    assert str(called.status).startswith(f"OptionError: {reason}")
 
 
 def test_help_shows_an_example_and_what_the_exit_status_means(reader: Client) -> None:

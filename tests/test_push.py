@@ -130,7 +130,22 @@ def test_a_damaged_artifact_is_not_sent(damage: str, hub: Hub, owner: Client, st
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.startswith(f"error: {path} ")
     assert {"altered": "another SHA-256 than the manifest says", "missing": "is missing"}[damage] in ended.err
+    build = f"python -m exporters.build {NAME} --format=onnx --target=cpu --out-indices=none --weights=random --seed=0"
+    assert ended.err.splitlines()[1:] == [f"{build} --import=plugin --artifacts={store.root} --force"]
     assert hub.requests == []
+
+
+def test_what_pull_would_refuse_is_not_sent(hub: Hub, owner: Client, store: Store) -> None:
+    path = store.folder(NAME) / MANIFEST
+    key = store.read(NAME).artifacts[0].key.to_json()
+    path.write_bytes(change(path.read_bytes(), lambda data: data["artifacts"][0].update(key=key | {"weights": "mine"})))
+
+    ended = owner.run("push", REPO, "--artifacts", store.root, "--redistribution-allowed")
+
+    assert (ended.status, ended.out) == (1, "")
+    assert f"error: {path} lists an artifact of the weights 'mine', which no build names so. Nothing was" in ended.err
+    assert f"Delete {path} and build the model again" in ended.err
+    assert (hub.written(), hub.repositories) == ([], {})
 
 
 def test_a_branch_is_made_from_the_main_one_which_stays(hub: Hub, owner: Client, store: Store) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from conftest import request_for
 
 from runtime.errors import ManifestError
 from runtime.manifest import Artifact, ArtifactKey, Manifest, StoredFile, TensorInfo
@@ -37,6 +38,33 @@ def file(**values: Any) -> Callable[[Any], object]:
 
 def test_a_manifest_as_we_write_it_is_read() -> None:
     assert parse(MANIFEST.to_text(), WHERE, "test/tiny") == MANIFEST
+
+
+CHECKPOINT = "checkpoint:0123456789ab"
+REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("test/tiny_vit", {}),
+    ("test/tiny_vit", {"weights": "random"}),
+    ("test/tiny_vit", {"weights": "random", "seed": 2**64 - 1}),
+    ("test/tiny_vit", {"weights": "random", "seed": -(2**63)}),
+    ("test/tiny_vit", {"weights": CHECKPOINT}),
+    ("test/tiny_vit", {"checkpoint_path": __file__}),
+    ("test/tiny_initial", {}),
+    ("universal/vit_tiny_patch16_224_random", {"weights": "random"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), REQUESTS)
+def test_whatever_weights_a_build_can_name_are_read(name: str, options: dict[str, Any]) -> None:
+    key = replace(KEY, weights=request_for(name, **options).weights_key)
+    manifest = Manifest(name, (replace(ARTIFACT, key=key),))
+
+    assert parse(manifest.to_text(), WHERE, name) == manifest
+
+
+def test_weights_of_every_kind_were_tried() -> None:
+    kinds = {request_for(name, **options).weights_key.partition(":")[0] for name, options in REQUESTS}
+
+    assert kinds == {"pretrained", "random", "initial", "checkpoint"}
 
 
 NAMES = [
@@ -80,6 +108,8 @@ def test_a_file_outside_its_folder_or_with_a_name_of_its_own_is_refused(name: st
         (entry(key=KEY.to_json() | {"weights": "random:0\x1b[2J"}), "an artifact whose key cannot be printed"),
         (entry(key=KEY.to_json() | {"options": {"a": "\x07"}}), "an artifact whose key cannot be printed"),
         (entry(key=KEY.to_json() | {"weights": "random:x"}), "an artifact of the weights 'random:x'"),
+        (entry(key=KEY.to_json() | {"weights": "initial:"}), "an artifact of the weights 'initial:'"),
+        (entry(key=KEY.to_json() | {"weights": f"random:{'9' * 5000}"}), "which no build names so"),
         (file(name="embedding.0123456789ab.pt2"), "'embedding.0123456789ab.pt2' as the graph of an artifact of format"),
         (entry(versions=None), "has 'versions' that is no object"),
         (entry(passes=[1]), "has 'passes' that is no object"),

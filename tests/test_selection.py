@@ -7,8 +7,9 @@ import pytest
 from conftest import request_for
 
 from runtime import ranking
+from runtime.errors import DependencyError
 from runtime.manifest import Artifact, Form, Manifest, StoredFile
-from runtime.selection import Selection, select, unable
+from runtime.selection import Selection, candidates, consider, select, unable
 
 NAME = "test/tiny_vit"
 ALL = (
@@ -35,7 +36,7 @@ def choose(
     facts = {"also_served_by": {"openvino": []}}
     keys = map(request_for(NAME, weights="random").key, published)
     artifacts = [Artifact(key, (StoredFile("graph", 1, ""),), (), (), facts) for key in keys]
-    obstacles = {backend: f"{backend} is missing" for backend in without}
+    obstacles = {backend: DependencyError(f"{backend} is missing") for backend in without}
     return select(request, Manifest(NAME, tuple(artifacts)), obstacles, lambda _: device)
 
 
@@ -108,6 +109,43 @@ def test_a_backend_that_was_named_and_cannot_run_it_has_no_substitute() -> None:
 
     assert chosen.backend is None
     assert len(chosen.rejected) == 1
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "backend", "can"),
+    [
+        ("hf://a/b", "auto", ["openvino", "onnx", "eager"]),
+        ("hf://a/b", "onnx", ["onnx", "eager"]),
+        ("hf://a/b", "torchscript", ["torchscript", "eager"]),
+        ("hf://a/b", "pt2", ["pt2", "eager"]),
+        ("folder", "auto", ["openvino", "onnx", "pt2", "torchscript", "eager"]),
+    ],
+)
+def test_a_program_out_of_a_repository_serves_only_if_its_backend_is_named(
+    artifacts: str, backend: str, can: list[str]
+) -> None:
+    request = request_for(NAME, weights="random", artifacts=artifacts, backend=backend)
+    listed = [
+        Artifact(request.key(Form(format)), (StoredFile("graph", 1, ""),), (), (), {"also_served_by": {"openvino": []}})
+        for format in ("onnx", "pt2", "torchscript")
+    ]
+    asked = (request, Manifest(NAME, tuple(listed)), {}, lambda _: "cpu")
+    found = {name: consider(asked[0], name, *asked[1:]) for name in candidates(request, asked[3])}
+
+    assert sorted(name for name, candidate in found.items() if candidate.rejected is None) == sorted(can)
+    for name in found.keys() - set(can):
+        assert f"hf://a/b has it as {name}, a program of whoever pushed it" in str(found[name].rejected)
+
+
+@pytest.mark.parametrize(("other", "told"), [({}, True), ({"out_indices": 1}, False), ({"weights": "random"}, False)])
+def test_a_program_is_named_where_it_is_all_there_is_of_what_was_asked(other: dict[str, Any], told: bool) -> None:
+    request = request_for(NAME, artifacts="hf://a/b")
+    program = Artifact(request_for(NAME, **other).key(Form("torchscript")), (StoredFile("graph", 1, ""),), (), ())
+
+    chosen = select(request, Manifest(NAME, (program,)), {}, lambda _: "cpu")
+
+    assert chosen.backend == "eager"
+    assert ("ask for backend='torchscript'" in str(chosen.rejected[0])) == told
 
 
 def test_what_a_backend_did_not_verify_it_does_not_serve() -> None:

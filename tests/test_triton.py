@@ -189,6 +189,33 @@ def test_a_second_run_keeps_what_is_there(store: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / EMBEDDING).iterdir()) == ["1", "config.pbtxt"]
 
 
+def test_what_became_of_the_configuration_is_told(store: Path, tmp_path: Path) -> None:
+    given = [("--max-batch-size", 4), ("--max-batch-size", 4), ("--max-batch-size", 8)]
+    told = [run(store, tmp_path, "--target", "cpu", *options, "--json").lines[0]["configuration"] for options in given]
+
+    assert told == ["written", "kept", "rewritten"]
+    assert f"{tmp_path}/{EMBEDDING}/config.pbtxt: rewritten" in run(store, tmp_path, "--target", "cpu").out
+
+
+@pytest.mark.parametrize("change", ["\n# mine", "\nversion_policy: { all: {} }"])
+def test_a_configuration_that_was_changed_by_hand_is_replaced_only_if_told(
+    change: str, store: Path, tmp_path: Path
+) -> None:
+    run(store, tmp_path, "--target", "cpu")
+    config = tmp_path / EMBEDDING / "config.pbtxt"
+    edited = config.read_text() + change
+    config.write_text(edited)
+
+    refused = [run(store, tmp_path, "--target", "cpu", *more) for more in ([], ["--version", "2"])]
+
+    assert [ran.status for ran in refused] == [1, 1]
+    assert all(f"{config} was changed by hand since this command wrote it" in ran.err for ran in refused)
+    assert config.read_text() == edited
+    assert triton_server.versions(tmp_path / EMBEDDING) == [1]
+    assert run(store, tmp_path, "--target", "cpu", "--overwrite", "--json").lines[0]["configuration"] == "rewritten"
+    assert config.read_text() + change == edited
+
+
 def test_a_rebuilt_artifact_takes_another_version_or_overwrites(store: Path, tmp_path: Path) -> None:
     run(store, tmp_path, "--target", "cpu")
     graph = triton_server.graph_of(tmp_path / EMBEDDING, 1)
@@ -403,6 +430,15 @@ def test_random_weights_are_served_only_to_those_who_ask_and_loudly(store: Path,
     assert "No onnx artifact of 'test/tiny_vit' for embedding, onnx for cpu, fp32, 32x32, pretrained" in pretrained.err
     assert "warning: the weights are random (random:0)" in random.err
     assert random.status == 0
+
+
+@pytest.mark.parametrize(("weights", "told"), [("random:0", True), ("initial:3", True), ("pretrained", False)])
+def test_weights_that_nobody_trained_warn(weights: str, told: bool) -> None:
+    artifact = replace(ARTIFACT, key=replace(ARTIFACT.key, weights=weights))
+
+    warnings = triton.warnings_of(artifact, Serving(), WHOLE)
+
+    assert [f"the weights are random ({weights})" in warning for warning in warnings] == [True] * told
 
 
 def test_a_model_that_is_not_built_is_told_with_the_command_that_builds_it(store: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from exporters.serving.config import KEY, MODEL
 from exporters.serving.parts import Part, Placed, kept, place, sync
+from exporters.serving.signature import is_as_written, sign
 from runtime.errors import RepositoryError
 
 CONFIG = "config.pbtxt"
@@ -31,11 +32,14 @@ LOCK = ".lock"
 
 def publish(
     repository: Path, config: Any, parts: Sequence[Part], *, version: int = 1, overwrite: bool = False
-) -> list[Placed]:
-    """Write one version of a model and its configuration; return what became of each part.
+) -> tuple[list[Placed], str]:
+    """Write one version of a model and its configuration; return what became of each part, and of the configuration.
+
+    The configuration is `written`, `kept` (it was this one) or `rewritten`.
 
     Raises:
-        RepositoryError: The folder holds another model, or this version from another build; or it cannot be written.
+        RepositoryError: The folder holds another model, this version from another build, or a configuration that was
+            changed by hand; or it cannot be written.
         ArtifactCorruptError: A part is not what its manifest says.
     """
     folder = repository / config.name
@@ -50,19 +54,22 @@ def publish(
                     folder.rmdir()  # Triton takes an empty folder for a broken model
 
 
-def _publish(folder: Path, config: Any, parts: Sequence[Part], version: int, overwrite: bool) -> list[Placed]:
+def _publish(
+    folder: Path, config: Any, parts: Sequence[Part], version: int, overwrite: bool
+) -> tuple[list[Placed], str]:
     folder.mkdir(exist_ok=True)
     shutil.rmtree(folder / STAGING, ignore_errors=True)
     foreign = None if _interrupted(folder, parts, version) else stranger(folder, config)
     if foreign and not overwrite:
         raise RepositoryError(foreign)
+    if not overwrite:
+        _require_as_written(folder / CONFIG)
     placed = None if foreign else kept(folder / str(version), parts)
     if placed is None:
         placed = _replace(folder, parts, version, overwrite)
     if foreign:
         _remove_others(folder, version)
-    _write_config(folder, config)
-    return placed
+    return placed, _write_config(folder, config)
 
 
 def _interrupted(folder: Path, parts: Sequence[Part], version: int) -> bool:
@@ -124,15 +131,29 @@ def _remove_others(folder: Path, version: int) -> None:
             path.unlink()
 
 
-def _write_config(folder: Path, config: Any) -> None:
-    """Replace the configuration last: until then Triton goes on with the old one."""
+def _require_as_written(config: Path) -> None:
+    """Raise rather than throw away what somebody changed in a configuration by hand."""
+    if config.exists() and not is_as_written(config.read_text(encoding="utf-8")):
+        raise RepositoryError(
+            f"{config} was changed by hand since this command wrote it, and is left as it is. Keep a copy, add "
+            "--overwrite to have it written anew, and make the changes in it again; see --help for those that are "
+            "options, too."
+        )
+
+
+def _write_config(folder: Path, config: Any) -> str:
+    """Replace the configuration last: until then Triton goes on with the old one. Return what became of it."""
     from google.protobuf import text_format
 
-    part = folder / f"{CONFIG}.part"
-    part.write_text(text_format.MessageToString(config), encoding="utf-8")
+    path, part = folder / CONFIG, folder / f"{CONFIG}.part"
+    text, there = sign(text_format.MessageToString(config)), path.exists()
+    if there and path.read_text(encoding="utf-8") == text:
+        return "kept"
+    part.write_text(text, encoding="utf-8")
     sync(part)
-    part.replace(folder / CONFIG)
+    part.replace(path)
     sync(folder)
+    return "rewritten" if there else "written"
 
 
 @contextlib.contextmanager

@@ -74,6 +74,7 @@ class StoreFacts:
         remote: It is no folder but a repository of the Hugging Face hub.
         unreadable, unwritable: The system's reason; `None` if it can be read and written.
         unfinished: How many builds are going on, or died.
+        fetched: How many models are being pulled, or were not to the end.
         hashed: Whether SHA-256 was compared, not sizes alone.
     """
 
@@ -84,6 +85,7 @@ class StoreFacts:
     unwritable: str | None = None
     models: tuple[StoredModel, ...] = ()
     unfinished: int = 0
+    fetched: int = 0
     hashed: bool = False
     remote: bool = False
 

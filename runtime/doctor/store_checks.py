@@ -43,6 +43,10 @@ def check_artifacts(facts: Facts) -> list[Finding]:
     if store.unfinished:
         says = f"{store.unfinished} builds are going on, or were killed"
         found.append(Finding(WARN, "leftovers", says, f"if none is going on: {_PRUNE}"))
+    if store.fetched:
+        says = f"pulls of {store.fetched} models are going on, or were given up"
+        fix = f"run python -m runtime.pull again to go on; if nobody wants them: {_PRUNE}"
+        found.append(Finding(WARN, "leftovers", says, fix))
     if store.models and not any(model.problem or model.damaged for model in store.models):
         compared = "the SHA-256 of every file" if store.hashed else "the size of every file (--hash: its SHA-256)"
         found.insert(0, Finding(PASS, "files", f"every manifest is valid, and {compared} is as it says"))

@@ -26,10 +26,10 @@ def look_at_store(artifacts: str | None, *, full: bool = False) -> StoreFacts:
     unwritable = _unwritable(store.root)
     try:
         models = tuple(_look_at_model(store, name, full) for name in store.models())
-        unfinished = len(store.unfinished())
+        unfinished, fetched = len(store.unfinished()), len(store.downloads())
     except (BackboneError, OSError) as error:
         return StoreFacts(root, named_by, unreadable=first_line(error), unwritable=unwritable)
-    return StoreFacts(root, named_by, True, None, unwritable, models, unfinished, full)
+    return StoreFacts(root, named_by, True, None, unwritable, models, unfinished, fetched, full)
 
 
 def _named_by(artifacts: str | None) -> str:

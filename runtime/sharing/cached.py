@@ -24,7 +24,7 @@ from runtime.manifest import Artifact, Manifest
 from runtime.publishing import store_errors, workspace
 from runtime.request import Request
 from runtime.sharing.address import Address, parse_address
-from runtime.sharing.pulling import DATA, forget_downloads, install
+from runtime.sharing.pulling import forget_downloads, install
 from runtime.sharing.remote_manifest import files_of, parse
 from runtime.sharing.snapshot import RemoteFile, Snapshot, take
 
@@ -40,7 +40,9 @@ def pin(request: Request) -> Request:
 
 
 def published(request: Request) -> Manifest:
-    """Return what the repository that `request` names publishes of the backbone, without the programs not asked for.
+    """Return what the repository that `request` names publishes of the backbone.
+
+    Programs are among it; `select` takes one only for a backend that is named.
 
     Raises:
         HubError: The hub does not give it.
@@ -52,9 +54,7 @@ def published(request: Request) -> Manifest:
     with store_errors(store.root):
         if not path.is_file():
             _keep_manifest(_snapshot(address), model, path)
-        manifest = parse(path.read_text(encoding="utf-8"), f"{address}/{model}/{MANIFEST}", model)
-    allowed = (a for a in manifest.artifacts if a.key.format in (*DATA, request.backend))
-    return Manifest(model, tuple(allowed))
+        return parse(path.read_text(encoding="utf-8"), f"{address}/{model}/{MANIFEST}", model)
 
 
 def bring(request: Request, artifact: Artifact) -> None:

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from runtime.artifacts import open_store
 from runtime.errors import ArtifactNotFoundError, BackboneError, OptionError
 from runtime.sharing.address import Address, parse_address
-from runtime.sharing.pulling import Pulled, pull_model
+from runtime.sharing.pulling import Pulled, pull_model, store_to_fill
 from runtime.sharing.snapshot import Snapshot, take
 
 EPILOG = """examples:
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of_pull()
     options = parser.parse_args(arguments)
     try:
-        address, store = parse_address(options.repository, options.revision), open_store(options.artifacts)
+        address, store = parse_address(options.repository, options.revision), store_to_fill(options.artifacts)
     except OptionError as error:
         parser.error(str(error))
     try:

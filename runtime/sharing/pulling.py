@@ -1,23 +1,18 @@
 """Bringing artifacts from a repository into a store: all of a model at once, or nothing."""
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.artifacts import Store, file_problem, open_store
-from runtime.errors import StoreError
-from runtime.manifest import Artifact, StoredFile
-from runtime.publishing import Workspace, workspace
+from runtime.artifacts import ENVIRONMENT_VARIABLE, Store, file_problem, named_address, open_store
+from runtime.errors import OptionError, StoreError
+from runtime.manifest import DATA, Artifact, StoredFile
+from runtime.publishing import Workspace, downloads_of, remove_if_empty, workspace
 from runtime.sharing.address import parse_address
 from runtime.sharing.remote_manifest import files_of, merge
 from runtime.sharing.snapshot import Snapshot, take
-
-# Formats whose files are data. Any other is a program: whoever loads it runs what its author wrote.
-DATA = ("onnx",)
-DOWNLOADS = ".downloads"
 
 
 @dataclass(frozen=True)
@@ -75,9 +70,24 @@ def pull(
         ManifestError, ArtifactCorruptError: What it holds is damaged; nothing of that model is published.
         StoreError: The store cannot be written.
     """
-    store = open_store(artifacts)
+    store = store_to_fill(artifacts)
     snapshot = take(parse_address(repository, revision))
     return [pull_model(store, snapshot, model, allow_code) for model in snapshot.matching(pattern)]
+
+
+def store_to_fill(artifacts: str | os.PathLike[str] | None) -> Store:
+    """Return the store that a pull writes.
+
+    Raises:
+        OptionError: It is no folder but a repository of the hub.
+    """
+    if address := named_address(artifacts):
+        named = f"{ENVIRONMENT_VARIABLE}={address}" if artifacts is None else str(address)
+        raise OptionError(
+            f"{named} is a repository of the Hugging Face hub, and a pull needs a folder to fill: pass --artifacts DIR "
+            "(in Python, artifacts=DIR)."
+        )
+    return open_store(artifacts)
 
 
 def pull_model(store: Store, snapshot: Snapshot, model: str, allow_code: bool = False) -> Pulled:
@@ -140,7 +150,7 @@ def _downloads(store: Store, snapshot: Snapshot, model: str) -> Path:
 
     The client of the hub writes there, too. It does not take up what a killed process left under a name of its own.
     """
-    folder = store.root / DOWNLOADS / f"{snapshot.address.folder}--{model.replace('/', '--')}"
+    folder = downloads_of(store, model) / snapshot.address.folder
     folder.mkdir(parents=True, exist_ok=True)
     for rest in folder.rglob("*.????????.incomplete"):
         rest.unlink()
@@ -151,5 +161,4 @@ def forget_downloads(store: Store, snapshot: Snapshot, model: str) -> None:
     """Remove what was kept of a model's downloads in case the pull would be interrupted."""
     folder = _downloads(store, snapshot, model)
     shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another pull is under way
-        folder.parent.rmdir()
+    remove_if_empty(folder.parent)  # but for what was fetched from another repository, or of another model

@@ -7,21 +7,21 @@ from typing import Any
 from runtime.artifacts import MANIFEST
 from runtime.errors import ManifestError
 from runtime.manifest import Artifact, Manifest, StoredFile
+from runtime.request import WEIGHTS_KEY
 
 LARGEST = 64 << 20  # bytes of a manifest; a model with a hundred artifacts has about one million
 _FILE = re.compile(r"[A-Za-z0-9_][\w,+=-]*(\.[\w,+=-]+)+", re.ASCII)
-_WEIGHTS = re.compile(r"pretrained|random:\d+|checkpoint:[0-9a-f]{12}", re.ASCII)
 _SHA256 = re.compile("[0-9a-f]{64}")
+_ADVICE = "The repository is damaged, or was not written by `python -m exporters.push`: ask who pushed it."
 
 
-def parse(text: str, where: str, model: str) -> Manifest:
-    """Return the manifest of `model` that was read from `where`.
+def parse(text: str, where: str, model: str, advice: str = _ADVICE) -> Manifest:
+    """Return the manifest of `model` that was read from `where`; `advice` says what to do about one that is refused.
 
     Raises:
         ManifestError: It is no manifest, one of a newer release or of another model, or it lists a file that is not
             one plainly named file of the model's own folder.
     """
-    advice = "The repository is damaged, or was not written by `python -m exporters.push`: ask who pushed it."
     manifest = Manifest.from_text(text, where, advice)
     if manifest.model != model:
         raise ManifestError(f"{where} is the manifest of {manifest.model!r}, not of {model!r}. {advice}")
@@ -46,7 +46,7 @@ def _problem(manifest: Manifest) -> str | None:
         return "lists an artifact whose key cannot be printed"
     if wrong := next((a for a in manifest.artifacts if not a.graph.name.endswith(f".{a.key.format}")), None):
         return f"lists {wrong.graph.name!r} as the graph of an artifact of format {wrong.key.format}"
-    if wrong := next((a for a in manifest.artifacts if not _WEIGHTS.fullmatch(a.key.weights)), None):
+    if wrong := next((a for a in manifest.artifacts if not WEIGHTS_KEY.fullmatch(a.key.weights)), None):
         return f"lists an artifact of the weights {wrong.key.weights!r}, which no build names so"
     return next((problem for a in manifest.artifacts if (problem := _wrong_facts(a.facts))), None)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from runtime import registry
 from runtime.arguments import add_common, import_modules, parser_of
-from runtime.artifacts import Store, open_store
+from runtime.artifacts import Store, named_address, open_store, place
 from runtime.errors import ManifestError, UnknownModelError
 from runtime.manifest import Manifest
 from runtime.spec import BackboneSpec
@@ -64,45 +64,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     import_modules(options.imports)
-    store = open_store(options.artifacts)
-    built = store.models()
+    address = None if options.built else named_address(options.artifacts)
+    store = None if address else open_store(options.artifacts)
+    built = store.models() if store else []
     registered = registry.list_models(options.globs)
     matching = [name for name in built if any(fnmatchcase(name, glob) for glob in options.globs)]
     if not registered and not matching:
         globs = " ".join(options.globs)
-        raise UnknownModelError(f"{globs!r} matches no registered backbone, nor one built in {store.root}.")
+        raise UnknownModelError(
+            f"{globs!r} matches no registered backbone, nor one built in {place(options.artifacts)}."
+        )
     names = matching if options.built else sorted({*registered, *matching})
     rows = [_row(name, store, name in built) for name in names]
-    _show(rows, options, store)
+    _show(rows, options)
+    if address:
+        remark(f"BUILT is not told of {address}, a repository of the hub: see python -m runtime info MODEL.")
     for row in rows:
         if row.problem:
             remark(f"error: {row.problem}")
     return 1 if any(row.problem for row in rows) else 0
 
 
-def _row(name: str, store: Store, built: bool) -> Row:
+def _row(name: str, store: Store | None, built: bool) -> Row:
     try:
         spec: BackboneSpec | None = registry.find(name)
     except UnknownModelError:
         spec = None
     try:
-        return Row(name, spec, store.read(name) if built else None)
+        return Row(name, spec, store.read(name) if store and built else None)
     except ManifestError as error:
         return Row(name, spec, None, str(error))
 
 
-def _show(rows: list[Row], options: argparse.Namespace, store: Store) -> None:
+def _show(rows: list[Row], options: argparse.Namespace) -> None:
     if options.json:
         for row in rows:
             say_json(row.to_json())
     elif options.built and not rows:
-        remark(f"Nothing of it is built in {store.root}. Build it with: python -m exporters.build NAME")
+        remark(f"Nothing of it is built in {place(options.artifacts)}. Build it with: python -m exporters.build NAME")
     elif options.built:
-        say(
-            table(("MODEL", "OUTPUTS", "FORM", "IMAGES", "WEIGHTS", "MIN COSINE", "REL RMS", "GRAPH"), _artifacts(rows))
-        )
+        say(table(_OF_ARTIFACTS, _artifacts(rows)))
     else:
-        say(table(("MODEL", "PIXELS", "BLOCKS", "LICENCE", "GATED", "BUILT"), map(_backbone, rows)))
+        say(table(_OF_BACKBONES, map(_backbone, rows)))
 
 
 def _backbone(row: Row) -> tuple[str, ...]:
