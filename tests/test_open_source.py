@@ -241,24 +241,12 @@ def rename(folder: Path) -> None:
     (folder / "b.png").rename(folder / "bb.png")
 
 
-def lengthen(folder: Path) -> None:
-    with (folder / "a.png").open("ab") as file:
-        file.write(b"more")
-
-
-def exchange(folder: Path) -> None:
-    (folder / "a.png").write_bytes(b"longer name")
-    (folder / "b.png").write_bytes(b"short")
-
-
-@pytest.mark.parametrize("change", [add, rename, lengthen, exchange])
-def test_the_fingerprint_of_a_folder_changes_with_names_and_sizes(
-    tmp_path: Path, change: Callable[[Path], None]
-) -> None:
-    (touch(tmp_path, "a.png", "b.png") / "b.png").write_bytes(b"longer name")
-    (tmp_path / "a.png").write_bytes(b"short")
+@pytest.mark.parametrize("change", [add, rename])
+def test_the_fingerprint_of_a_folder_changes_with_names_alone(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    touch(tmp_path, "a.png", "b.png")
     before = open_source(tmp_path).fingerprint()
     touch(tmp_path, "notes.txt")
+    (tmp_path / "a.png").write_bytes(b"mended, so that it is longer")
     assert open_source(tmp_path).fingerprint() == before
 
     change(tmp_path)

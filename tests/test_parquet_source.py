@@ -160,8 +160,20 @@ def test_row_groups_before_the_start_are_not_read(tmp_path: Path) -> None:
         file.write(b"\xff" * 64)
 
     assert next(source.tiles(source.pieces()[0], 50)).id == "a.parquet/50"
-    with pytest.raises(InputError, match=r"a\.parquet cannot be read from row 49 on: "):
-        list(source.tiles(source.pieces()[0], 49))
+    found = list(source.tiles(source.pieces()[0], 48))
+    assert [tile.id for tile in found] == [f"a.parquet/{k}" for k in range(48, 100)]
+    assert str(found[1].image).startswith("its row group is damaged: ")
+    assert int(decode(found[2])[0, 0, 0]) == 50
+
+
+def test_a_file_cut_short_is_a_tile_and_the_others_are_read(tmp_path: Path) -> None:
+    numbered(tmp_path / "b.parquet", 3, group=2)
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "b.parquet").read_bytes()[:-20])
+
+    found = tiles(open_source(tmp_path))
+
+    assert [tile.id for tile in found] == ["a.parquet", "tile-0", "tile-1", "tile-2"]
+    assert str(found[0].image).startswith("is no readable Parquet file: ")
 
 
 def test_hugging_face_structs_give_their_bytes_or_else_their_path(tmp_path: Path) -> None:
@@ -275,16 +287,19 @@ def test_a_file_that_changed_meanwhile_is_told(tmp_path: Path) -> None:
         tiles(source)
 
 
-def test_the_fingerprint_changes_with_rows_and_columns(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_the_columns_and_the_stamp_with_the_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"image": [b"x"] * 2, "other": [b"x"] * 2, "id": ["a", "b"]})
     options: list[dict[str, str]] = [{}, {"image_column": "other"}, {"id_column": "none"}]
     seen = {open_source(path, **asked).fingerprint() for asked in options}
     assert len(seen) == 3
     assert open_source(path).fingerprint() in seen
+    stamp = open_source(path).pieces()[0].stamp
+    assert str(stamp).endswith(" bytes, 2 rows")
 
     write(path, {"image": [b"x"] * 3, "other": [b"x"] * 3, "id": ["a", "b", "c"]})
 
-    assert open_source(path).fingerprint() not in seen
+    assert open_source(path).fingerprint() in seen
+    assert open_source(path).pieces()[0].stamp != stamp
 
 
 def test_memory_stays_flat_within_one_large_row_group(tmp_path: Path) -> None:

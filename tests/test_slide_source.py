@@ -280,15 +280,26 @@ def test_details_that_a_slide_has_not_are_not_invented(slide: Path) -> None:
     )
 
 
-def test_every_slide_that_cannot_be_cut_is_counted_before_anything_is_read(slide: Path) -> None:
+def test_what_is_no_slide_is_a_tile_and_the_others_are_read(slide: Path) -> None:
     (slide.parent / "empty.svs").touch()
-    (slide.parent / "text.ndpi").write_text("no slide")
     Image.new("RGB", (9, 9)).save(slide.parent / "plain.tif")
 
-    told = refusal(slide.parent, mpp=0.5)
+    found = tiles(open_source(slide.parent, tile_size=128, mpp=0.5))
 
-    assert told.startswith(f"3 of 4 slides in {slide.parent} cannot be cut. empty.svs: OpenSlide does not read it: ")
-    assert "plain.tif: OpenSlide does not read it" in told
+    assert [tile.id for tile in found if isinstance(tile.image, UnreadableImageError)] == ["empty.svs", "plain.tif"]
+    assert len(found) == 9 + 2
+    assert str(found[0].image).startswith("is no slide that OpenSlide reads: ")
+    assert found[0].coordinates is not None  # or a batch that begins with it would have none
+    slide.unlink()
+    assert f"{slide.parent}/empty.svs is no slide that OpenSlide reads: " in refusal(slide.parent, mpp=0.5)
+
+
+def test_a_slide_that_cannot_be_opened_is_not_damaged(slide: Path) -> None:
+    source = open_source(slide, tile_size=128, mpp=0.5)
+    slide.unlink()
+
+    with pytest.raises(InputError, match=r"s\.tif cannot be opened: No such file .* with --resume"):
+        tiles(source)
 
 
 def test_the_fingerprint_changes_with_slides_and_how_they_are_cut(slide: Path) -> None:

@@ -27,7 +27,10 @@ class Source(Protocol):
         """
 
     def fingerprint(self) -> str:
-        """Return what changes when the list of tiles does: names, sizes, row counts, and how slides are cut."""
+        """Return what changes with the list of pieces and what is read of them: names, columns, how slides are cut.
+
+        What a piece holds is not in it, but in the piece's stamp: then one can be mended, and its rows made again.
+        """
 
 
 def open_source(

@@ -30,5 +30,5 @@ class Folder:
             yield Tile(text, self.listing.root / text)
 
     def fingerprint(self) -> str:
-        """Return a hash of names and sizes."""
+        """Return a hash of the names: what a file holds decides its own row and no other, so that it can be mended."""
         return f"images-{self.listing.digest()}"

@@ -16,9 +16,6 @@ import pyarrow.compute as pc
 from runtime.embedding.sources.kinds import Found, Kind, choose, kind_of, suffix_of
 from runtime.errors import InputError
 
-Entry = tuple[str, int]
-"""A name relative to the root, with forward slashes, and the file's size in bytes."""
-
 _CHUNK = 65536
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAGIC = re.compile(r"[*?\[]")
@@ -30,21 +27,26 @@ class Listing:
 
     root: Path
     names: pa.LargeStringArray
-    sizes: pa.Int64Array
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def paths(self) -> list[Path]:
-        """Return all paths; for lists that are known to be short."""
-        return [self.root / name for name in self.names.to_pylist()]
+    def sizes(self) -> tuple[str, ...]:
+        """Return the size of each file in words, which tells that it was written anew; for lists known to be short.
+
+        Raises:
+            InputError: One is gone.
+        """
+        try:
+            return tuple(f"{(self.root / name).stat().st_size:,} bytes" for name in self.names.to_pylist())
+        except OSError as error:
+            raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
 
     def digest(self) -> str:
-        """Return a SHA-256 of names and sizes."""
+        """Return a SHA-256 of the names."""
         state = hashlib.sha256()
-        for array in (self.names, self.sizes):
-            for buffer in array.buffers()[1:]:
-                state.update(buffer)
+        for buffer in self.names.buffers()[1:]:
+            state.update(buffer)
         return state.hexdigest()
 
 
@@ -60,29 +62,26 @@ def find_files(path: str | Path, *, slides: bool) -> tuple[Kind, Listing]:
     except OSError as error:
         raise InputError(f"{path} cannot be listed: {error}") from error
     kind = choose(Found(str(path), {kind: sum(map(len, chunks)) for kind, chunks in kinds.items()}, others))
-    names, sizes = _sorted(kinds.pop(kind))
     # Absolute: a worker may read from another working directory.
-    return kind, Listing(root.absolute(), names, sizes)
+    return kind, Listing(root.absolute(), _sorted(kinds.pop(kind)))
 
 
-def _sorted(batches: list[pa.RecordBatch]) -> tuple[pa.Array, pa.Array]:
-    table = pa.Table.from_batches(batches).combine_chunks()
-    batches.clear()  # what is not held any more need not be held twice
-    table = table.take(pc.sort_indices(table, sort_keys=[("name", "ascending")]))
-    names, sizes = (pa.concat_arrays(column.chunks) for column in table.columns)
+def _sorted(chunks: list[pa.LargeStringArray]) -> pa.LargeStringArray:
+    names = pa.concat_arrays(chunks)
+    chunks.clear()  # what is not held any more need not be held twice
+    names = names.take(pc.sort_indices(names))
     again = pc.equal(names[1:], names[:-1])  # `**/**` matches a file more than once
     if pc.any(again).as_py():
-        once = pa.concat_arrays([pa.array([True]), pc.invert(again)])
-        names, sizes = names.filter(once), sizes.filter(once)
-    return names, sizes
+        names = names.filter(pa.concat_arrays([pa.array([True]), pc.invert(again)]))
+    return names
 
 
-def _entries(path: str) -> tuple[Path, Iterator[Entry]]:
+def _entries(path: str) -> tuple[Path, Iterator[str]]:
     here = Path(path)
     if here.is_dir():
         return here, _walk(here)
     if here.exists():
-        return here.parent, iter([(here.name, here.stat().st_size)])
+        return here.parent, iter([here.name])
     if _RANGE.search(path):
         return _range(path)
     if _MAGIC.search(path):
@@ -99,7 +98,7 @@ def _near(path: Path) -> str:
     return f"; {folder} holds {shown or 'nothing'}"
 
 
-def _walk(root: Path) -> Iterator[Entry]:
+def _walk(root: Path) -> Iterator[str]:
     """Yield every file below `root`, links followed, in no order; names with a leading dot are not looked at."""
     # Each with the real paths of all folders above it: a link to one of those would never end.
     folders: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
@@ -114,21 +113,19 @@ def _walk(root: Path) -> Iterator[Entry]:
                     real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
                     if real not in above:
                         folders.append((f"{name}/", (*above, real)))
-                elif entry.is_file():
-                    yield name, entry.stat().st_size
-                elif entry.is_symlink():  # to nowhere: listed, so that it is reported as unreadable
-                    yield name, 0
+                elif entry.is_file() or entry.is_symlink():  # to nowhere: listed, so that it is reported as unreadable
+                    yield name
 
 
-def _glob(pattern: str) -> tuple[Path, Iterator[Entry]]:
+def _glob(pattern: str) -> tuple[Path, Iterator[str]]:
     fixed = itertools.takewhile(lambda part: not _MAGIC.search(part), Path(pattern).parts)
     root = Path(*fixed)
     # Unlike Path.glob, it follows links to folders and leaves out names with a leading dot, as _walk does.
     matches = glob.iglob(str(Path(pattern).relative_to(root)), root_dir=root, recursive=True)  # noqa: PTH207
-    return root, ((Path(name).as_posix(), (root / name).stat().st_size) for name in matches if (root / name).is_file())
+    return root, (Path(name).as_posix() for name in matches if (root / name).is_file())
 
 
-def _range(pattern: str) -> tuple[Path, Iterator[Entry]]:
+def _range(pattern: str) -> tuple[Path, Iterator[str]]:
     paths = [Path(path) for path in expand_range(pattern)]
     if not paths:
         raise InputError(f"{pattern} names no file: a range goes from the smaller number to the larger.")
@@ -138,7 +135,7 @@ def _range(pattern: str) -> tuple[Path, Iterator[Entry]]:
             f"{', '.join(map(str, missing[:3]))}{', ...' if len(missing) > 3 else ''}."
         )
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    return root, ((path.relative_to(root).as_posix(), path.stat().st_size) for path in paths)
+    return root, (path.relative_to(root).as_posix() for path in paths)
 
 
 def expand_range(pattern: str) -> list[str]:
@@ -152,27 +149,25 @@ def expand_range(pattern: str) -> list[str]:
     return [f"{pattern[: match.start()]}{n}{rest}" for n in numbers for rest in expand_range(pattern[match.end() :])]
 
 
-def _collect(entries: Iterator[Entry], slides: bool) -> tuple[dict[Kind, list[pa.RecordBatch]], Counter[str]]:
-    found: dict[Kind, list[pa.RecordBatch]] = defaultdict(list)
+def _collect(names: Iterator[str], slides: bool) -> tuple[dict[Kind, list[pa.LargeStringArray]], Counter[str]]:
+    found: dict[Kind, list[pa.LargeStringArray]] = defaultdict(list)
     others: Counter[str] = Counter()
-    while chunk := list(itertools.islice(entries, _CHUNK)):
-        by_kind: dict[Kind, list[Entry]] = defaultdict(list)
-        for entry in chunk:
-            if kind := kind_of(entry[0], slides):
-                by_kind[kind].append(entry)
+    while chunk := list(itertools.islice(names, _CHUNK)):
+        by_kind: dict[Kind, list[str]] = defaultdict(list)
+        for name in chunk:
+            if kind := kind_of(name, slides):
+                by_kind[kind].append(name)
             else:
-                others[suffix_of(entry[0])] += 1
+                others[suffix_of(name)] += 1
         for kind, listed in by_kind.items():
-            found[kind].append(_batch(listed))
+            found[kind].append(_array(listed))
     return found, others
 
 
-def _batch(entries: list[Entry]) -> pa.RecordBatch:
-    names, sizes = zip(*entries, strict=True)
+def _array(names: list[str]) -> pa.LargeStringArray:
     try:
-        columns = [pa.array(names, pa.large_string()), pa.array(sizes, pa.int64())]
+        return pa.array(names, pa.large_string())
     except UnicodeEncodeError as error:
         raise InputError(
             f"The file name {os.fsencode(error.object)!r} is not UTF-8, and ids are. Rename it."
         ) from error
-    return pa.record_batch(columns, names=["name", "size"])

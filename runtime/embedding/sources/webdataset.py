@@ -2,12 +2,13 @@
 
 import hashlib
 import tarfile
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
 
+from runtime.embedding.sources.damage import RAISED, check_some_left, is_damage
 from runtime.embedding.sources.kinds import IMAGES
 from runtime.embedding.sources.listing import Listing
 from runtime.embedding.tile import Piece, Tile
@@ -20,46 +21,69 @@ _EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in IMAGES)
 class WebDataset:
     """Tar files, one piece each; only reading tells how many samples they hold.
 
+    Damage is the last tile of its tar, called as the file and unreadable: samples behind it cannot be found.
+
     Attributes:
         root: The folder that the names are relative to.
         names: The tar files.
-        sizes: Bytes of each.
+        sizes: Of each, in words.
         extension: Of the image within a sample; `None` for the one that is an image by its extension.
+        damaged: Those that are no tar files at all, and why.
     """
 
     root: Path
     names: tuple[str, ...]
-    sizes: tuple[int, ...]
+    sizes: tuple[str, ...]
     extension: str | None = None
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
     def pieces(self) -> Sequence[Piece]:
         """Return the files by name."""
-        return [Piece(name, None) for name in self.names]
+        return [Piece(name, None, size) for name, size in zip(self.names, self.sizes, strict=True)]
 
     def tiles(self, piece: Piece, start: int = 0) -> Iterator[Tile]:
         """Yield the images of the samples; those before `start` are passed over by their headers."""
-        path, number = self.root / piece.name, 0
-        try:
-            with tarfile.open(path) as tar:
-                for tile in self._tiles(tar, piece.name, start):
-                    if number >= start:
-                        yield tile
-                    number += 1
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{path} cannot be read from sample {number} on: {error}. Write it anew.") from error
+        number = 0
+        for tile in self._all(piece.name, start):
+            if number >= start:
+                yield tile
+            number += 1
         if number == 0:
-            raise InputError(f"{path} holds no image{f' called .{self.extension}' if self.extension else ''}.")
+            called = f" called .{self.extension}" if self.extension else ""
+            raise InputError(f"{self.root / piece.name} holds no image{called}.")
 
     def fingerprint(self) -> str:
-        """Return a hash of names and sizes, and of what is taken for the image."""
-        content = repr((self.names, self.sizes, self.extension))
+        """Return a hash of the names, and of what is taken for the image."""
+        content = repr((self.names, self.extension))
         return f"tar-{hashlib.sha256(content.encode()).hexdigest()}"
+
+    def _all(self, name: str, start: int) -> Iterator[Tile]:
+        """Yield all tiles, those before `start` without their images, and the damage."""
+        if name in self.damaged:
+            yield Tile(name, UnreadableImageError(self.damaged[name]))
+            return
+        number = 0
+        try:
+            with tarfile.open(self.root / name) as tar:
+                for tile in self._tiles(tar, name, start):
+                    yield tile
+                    number += 1
+        except RAISED as error:
+            if not is_damage(error):
+                raise InputError(
+                    f"{self.root / name} cannot be read from sample {number} on: {error}. What was published stays: "
+                    "mend it and run the same command with --resume."
+                ) from error
+            yield Tile(name, UnreadableImageError(f"the tar is damaged from sample {number} on: {error}"))
 
     def _tiles(self, tar: tarfile.TarFile, name: str, start: int) -> Iterator[Tile]:
         """Yield all tiles, those before `start` without their images."""
-        seen: set[int] = set()
+        # What is compressed is read from its beginning in any case: as it was the first time, or damage would show at
+        # another sample.
+        seen, compressed = set[int](), not isinstance(tar.fileobj, BufferedReader)
         for key, files in _samples(tar):
-            wanted = [(e, _content(tar, m) if len(seen) >= start else b"") for e, m in files if self._is_image(e)]
+            read = compressed or len(seen) >= start
+            wanted = [(e, _content(tar, m) if read else b"") for e, m in files if self._is_image(e)]
             chosen = choose_image([extension for extension, _ in wanted], f"{name}/{key}")
             if chosen is None:
                 continue
@@ -73,24 +97,26 @@ class WebDataset:
 
 
 def read_webdataset(listing: Listing, *, extension: str | None) -> WebDataset:
-    """Return the tar files of `listing`, each seen to begin as one.
+    """Return the tar files of `listing`; what does not begin as one is damaged.
 
     Raises:
-        InputError: One is damaged.
+        InputError: All are damaged, or one cannot be opened.
     """
     names = listing.names.to_pylist()
-    for name in names:
-        _check(listing.root / name)
+    damaged = {name: reason for name in names if (reason := _damage(listing.root / name))}
+    check_some_left(listing.root, names, damaged)
     wanted = extension.removeprefix(".").lower() if extension is not None else None
-    return WebDataset(listing.root, tuple(names), tuple(listing.sizes.to_pylist()), wanted)
+    return WebDataset(listing.root, tuple(names), listing.sizes(), wanted, damaged)
 
 
-def _check(path: Path) -> None:
+def _damage(path: Path) -> str | None:
     try:
         with tarfile.open(path):
-            pass
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is no readable tar file: {error}") from error
+            return None
+    except RAISED as error:
+        if not is_damage(error):
+            raise InputError(f"{path} cannot be opened: {error}") from error
+        return f"is no readable tar file: {error}"
 
 
 def split_name(name: str) -> tuple[str, str]:
