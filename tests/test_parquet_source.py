@@ -68,7 +68,9 @@ def refusal(path: Path, **options: object) -> str:
         ({"file_name": TEXT, "label": TEXT}, {}, Columns("file_name", "path", None)),
         ({"path": pa.dictionary(pa.int32(), TEXT), "tile_id": NUMBER}, {}, Columns("path", "path", "tile_id")),
         ({"image": TEXT, "key": TEXT}, {}, Columns("image", "path", "key")),
-        ({"image": pa.struct({"bytes": BINARY}), "id": pa.float64()}, {}, Columns("image", "struct", None)),
+        ({"image": pa.struct({"bytes": BINARY}), "uid": pa.float64()}, {}, Columns("image", "struct", None)),
+        ({"image": BINARY, "id": pa.float64(), "tile_id": TEXT}, {}, Columns("image", "bytes", "tile_id")),
+        ({"image": BINARY, "id": pa.float64()}, {"ids": "none"}, Columns("image", "bytes", None)),
         ({"a": BINARY, "b": BINARY, "id": TEXT}, {"image": "b"}, Columns("b", "bytes", "id")),
         ({"image": BINARY, "where": TEXT}, {"image": "where"}, Columns("where", "path", None)),
         ({"image": BINARY, "id": TEXT, "name": TEXT}, {"ids": "name"}, Columns("image", "bytes", "name")),
@@ -91,6 +93,11 @@ def test_names_and_types_point_to_the_columns(
         ({"image": BINARY}, {"image": "img"}, "The column 'img' of f.parquet does not exist"),
         ({"image": pa.list_(pa.uint8())}, {"image": "image"}, "is of type list<"),
         ({"image": pa.struct({"path": TEXT})}, {"image": "image"}, "is of type struct<"),
+        (
+            {"image": BINARY, "ID": pa.float64()},
+            {},
+            "The column 'ID' of f.parquet is of type double. Ids are strings",
+        ),
         ({"image": BINARY}, {"ids": "id"}, "The column 'id' of f.parquet does not exist"),
         ({"image": BINARY, "id": pa.float64()}, {"ids": "id"}, "is of type double. Ids are strings or integers"),
     ],
@@ -211,6 +218,43 @@ def test_a_row_without_an_image_is_unreadable_and_the_others_are_not(tmp_path: P
     assert decode(first)[0, 0, 0] == 1
     with pytest.raises(UnreadableImageError, match=r"its row holds no image \(null\)"):
         decode(second)
+
+
+def not_utf8(kind: pa.DataType = TEXT) -> pa.Array:
+    return pa.array([b"a.png", b"\xff.png"], pa.binary()).view(kind)
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (pa.array(["a.png", "b\0.png"]), r"the path in its row is none: 'b\x00.png'"),
+        (not_utf8(), "the path in its row is not UTF-8"),
+        (pa.StructArray.from_arrays([pa.nulls(2, BINARY), not_utf8()], ["bytes", "path"]), "is not UTF-8"),
+        (pa.array([{"bytes": encoded(1), "path": 7}, {"bytes": None, "path": 7}]), "the path in its row is none: 7"),
+    ],
+)
+def test_a_row_with_a_path_that_is_none_is_unreadable_and_the_others_are_not(
+    tmp_path: Path, column: pa.Array, told: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(1))
+    first, second = tiles(open_source(write(tmp_path / "x.parquet", {"image": column})))
+
+    assert decode(first)[0, 0, 0] == 1
+    with pytest.raises(UnreadableImageError) as caught:
+        decode(second)
+    assert told in str(caught.value)
+
+
+def test_a_path_that_is_not_utf8_is_not_asked_for_where_bytes_are(tmp_path: Path) -> None:
+    column = pa.StructArray.from_arrays([pa.array([encoded(1), encoded(2)]), not_utf8()], ["bytes", "path"])
+
+    assert greys(open_source(write(tmp_path / "x.parquet", {"image": column}))) == [1, 2]
+
+
+def test_an_id_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", {"image": [b"x"] * 2, "id": not_utf8()})
+
+    assert f"{path} has an id that is not UTF-8, b'\\xff.png', within 2 rows from row 0 on." in refusal(path)
 
 
 def test_duplicate_ids_are_named_with_their_rows_before_anything_is_read(tmp_path: Path) -> None:
