@@ -13,6 +13,7 @@ from PIL import Image
 
 from runtime.embedding.decode import decode
 from runtime.embedding.sources import Source, open_source
+from runtime.embedding.sources.signatures import LENGTH, begins_as_image
 from runtime.embedding.sources.webdataset import choose_image, split_name
 from runtime.embedding.tile import Tile
 from runtime.errors import InputError, UnreadableImageError
@@ -128,6 +129,43 @@ def test_what_belongs_to_no_sample_is_passed_over(tmp_path: Path) -> None:
     )
 
     assert ids(path) == ["a.tar/a", "a.tar/d/c"]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_a_sample_whose_image_is_not_called_as_one_is_listed(tmp_path: Path, name: str, start: int) -> None:
+    files = [
+        ("a.json", b"{}"),
+        ("b.jepg", b"\xff\xd8\xff\xe0"),
+        ("b.json", b"{}"),
+        ("c.png", encoded(1)),
+        ("d.txt", b"II"),
+    ]
+    source = open_source(write(tmp_path / name, [*files, ("c2.gif", b"GIF89a....")]))
+
+    found = list(source.tiles(source.pieces()[0], start))
+
+    assert [tile.id for tile in found] == [f"{name}/b", f"{name}/c", f"{name}/c2"][start:]
+    told = "it has an image that is not called as one, .gif: rename it, or name it with image_column (--image-column)"
+    assert str(found[-1].image) == told
+    assert ids(tmp_path / name, image_column="jepg") == [f"{name}/b"]
+
+
+def test_a_name_that_is_not_utf8_becomes_an_id_that_is(tmp_path: Path) -> None:
+    assert ids(write(tmp_path / "a.tar", [("\udcff.png", b"x")])) == ["a.tar/\\xff"]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000"])
+def test_an_image_is_known_by_what_it_begins_with(form: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, form)
+
+    assert begins_as_image(buffer.getvalue()[:LENGTH])
+
+
+@pytest.mark.parametrize("start", [b"", b"{}", b"BMI of patients", b"RIFF....WAVE", b"%PDF-1.4"])
+def test_what_begins_otherwise_is_no_image(start: bytes) -> None:
+    assert not begins_as_image(start)
 
 
 def test_the_image_that_was_named_is_taken(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Image files: of a folder, a glob, or one alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from runtime.embedding.sources.listing import Listing
@@ -15,6 +15,11 @@ class Folder:
     """Image files, their ids the paths relative to the folder. Pieces are the sorted names, 10,000 at a time."""
 
     listing: Listing
+
+    @property
+    def ignored(self) -> Mapping[str, int]:
+        """How many other files lay beside them, by suffix."""
+        return self.listing.ignored
 
     def pieces(self) -> Sequence[Piece]:
         """Return pieces called 000000, 000001 and so on."""

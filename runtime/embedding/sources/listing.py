@@ -6,27 +6,36 @@ import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from runtime.embedding.sources.kinds import Found, Kind, choose, kind_of, suffix_of
+from runtime.embedding.sources.tree import files, has_magic
 from runtime.errors import InputError
 
 _CHUNK = 65536
+# What follows a dot may be a number: so many are told apart, others are one.
+_SUFFIXES, _REST = 100, ".*"
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Files of one kind below `root`, in the order of their names' bytes."""
+    """Files of one kind below `root`, in the order of their names' bytes.
+
+    Attributes:
+        root: The folder that the names are relative to.
+        names: The files.
+        ignored: How many others lay beside them, by suffix: what a wrong name hides must not vanish.
+    """
 
     root: Path
     names: pa.LargeStringArray
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,7 +72,7 @@ def find_files(path: str | Path, *, slides: bool) -> tuple[Kind, Listing]:
         raise InputError(f"{path} cannot be listed: {error}") from error
     kind = choose(Found(str(path), {kind: sum(map(len, chunks)) for kind, chunks in kinds.items()}, others))
     # Absolute: a worker may read from another working directory.
-    return kind, Listing(root.absolute(), _sorted(kinds.pop(kind)))
+    return kind, Listing(root.absolute(), _sorted(kinds.pop(kind)), dict(others))
 
 
 def _sorted(chunks: list[pa.LargeStringArray]) -> pa.LargeStringArray:
@@ -79,12 +88,12 @@ def _sorted(chunks: list[pa.LargeStringArray]) -> pa.LargeStringArray:
 def _entries(path: str) -> tuple[Path, Iterator[str]]:
     here = Path(path)
     if here.is_dir():
-        return here, _walk(here)
+        return here, files(here)
     if here.exists():
         return here.parent, iter([here.name])
     if _RANGE.search(path):
         return _range(path)
-    if _MAGIC.search(path):
+    if has_magic(path):
         return _glob(path)
     raise InputError(f"There is no {path}{_near(here)}. Name a file, a folder, or a glob such as 'tiles/**/*.png'.")
 
@@ -98,31 +107,33 @@ def _near(path: Path) -> str:
     return f"; {folder} holds {shown or 'nothing'}"
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Yield every file below `root`, links followed, in no order; names with a leading dot are not looked at."""
-    # Each with the real paths of all folders above it: a link to one of those would never end.
-    folders: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
-    while folders:
-        prefix, above = folders.pop()
-        with os.scandir(root / prefix) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                name = prefix + entry.name
-                if entry.is_dir():
-                    real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
-                    if real not in above:
-                        folders.append((f"{name}/", (*above, real)))
-                elif entry.is_file() or entry.is_symlink():  # to nowhere: listed, so that it is reported as unreadable
-                    yield name
-
-
 def _glob(pattern: str) -> tuple[Path, Iterator[str]]:
-    fixed = itertools.takewhile(lambda part: not _MAGIC.search(part), Path(pattern).parts)
+    parts = Path(pattern).parts
+    fixed = list(itertools.takewhile(lambda part: not has_magic(part), parts))
     root = Path(*fixed)
-    # Unlike Path.glob, it follows links to folders and leaves out names with a leading dot, as _walk does.
-    matches = glob.iglob(str(Path(pattern).relative_to(root)), root_dir=root, recursive=True)  # noqa: PTH207
-    return root, (Path(name).as_posix() for name in matches if (root / name).is_file())
+    if not root.is_dir():
+        raise InputError(f"There is no folder {root}{_near(root)}. {pattern} is looked for in it.")
+    found = files(root, parts[len(fixed) :])
+    first = next(found, None)
+    if first is None:
+        raise InputError(_no_match(pattern, root))
+    return root, itertools.chain([first], found)
+
+
+def _no_match(pattern: str, root: Path) -> str:
+    """Return what to say of a pattern that matches no file: folders that it matches, or other files near them."""
+    if folders := glob.glob(pattern, recursive=True):  # noqa: PTH207  (Path.glob does not follow links)
+        return (
+            f"{pattern} matches only folders, such as {folders[0]}. Name the folder, or the files in all of them with "
+            f"'{pattern.rstrip('/')}/**'."
+        )
+    here = Counter(suffix_of(name) for name in itertools.islice(files(root), 1000))
+    understood = [suffix for suffix, _ in here.most_common() if kind_of(suffix, slides=True)]
+    known = (
+        f" Files there end in {', '.join(suffix or 'no suffix' for suffix, _ in here.most_common(5))}." if here else ""
+    )
+    meant = f" Perhaps '{pattern.removesuffix(suffix_of(pattern))}{understood[0]}' is meant." if understood else ""
+    return f"{pattern} matches no file{_near(root / '*')}.{known}{meant}"
 
 
 def _range(pattern: str) -> tuple[Path, Iterator[str]]:
@@ -158,7 +169,8 @@ def _collect(names: Iterator[str], slides: bool) -> tuple[dict[Kind, list[pa.Lar
             if kind := kind_of(name, slides):
                 by_kind[kind].append(name)
             else:
-                others[suffix_of(name)] += 1
+                suffix = suffix_of(name)
+                others[suffix if suffix in others or len(others) < _SUFFIXES else _REST] += 1
         for kind, listed in by_kind.items():
             found[kind].append(_array(listed))
     return found, others

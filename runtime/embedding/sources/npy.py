@@ -26,6 +26,7 @@ class Npy:
         sizes: Of each, in words.
         shapes: Of each array, by name.
         damaged: Those that are none, and why. Each is one tile, unreadable and called as the file.
+        ignored: How many other files lay beside them, by suffix.
     """
 
     root: Path
@@ -33,6 +34,7 @@ class Npy:
     sizes: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]]
     damaged: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def pieces(self) -> Sequence[Piece]:
         """Return the files by name, with their images."""
@@ -74,7 +76,7 @@ def read_npy(listing: Listing) -> Npy:
         except UnreadableImageError as error:
             damaged[name] = str(error)
     check_some_left(listing.root, names, damaged)
-    return Npy(listing.root, tuple(names), listing.sizes(), shapes, damaged)
+    return Npy(listing.root, tuple(names), listing.sizes(), shapes, damaged, listing.ignored)
 
 
 def _map(path: Path) -> Pixels:

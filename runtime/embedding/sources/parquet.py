@@ -33,6 +33,7 @@ class Parquet:
         rows: Rows of each.
         columns: What is read of them.
         damaged: Those that cannot be opened at all, and why. Each is one tile, unreadable and called as the file.
+        ignored: How many other files lay beside them, by suffix.
     """
 
     root: Path
@@ -41,6 +42,7 @@ class Parquet:
     rows: tuple[int, ...]
     columns: Columns
     damaged: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def pieces(self) -> Sequence[Piece]:
         """Return the files by name, with their rows."""
@@ -115,7 +117,7 @@ def read_parquet(listing: Listing, *, image_column: str | None, id_column: str |
         rows.append(count)
     check_some_left(listing.root, names, damaged)
     assert columns is not None  # a listing is never empty
-    found = Parquet(listing.root, tuple(names), listing.sizes(), tuple(rows), columns, damaged)
+    found = Parquet(listing.root, tuple(names), listing.sizes(), tuple(rows), columns, damaged, listing.ignored)
     if columns.id is not None:
         _check_ids(found, columns.id)
     return found

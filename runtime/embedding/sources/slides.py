@@ -30,6 +30,7 @@ class Slides:
         sizes: Of each file, in words.
         cut: How they are cut.
         damaged: Those that OpenSlide does not read, and why. Each is one tile, unreadable and called as the file.
+        ignored: How many other files lay beside them, by suffix.
     """
 
     root: Path
@@ -37,6 +38,7 @@ class Slides:
     sizes: tuple[str, ...]
     cut: Cut
     damaged: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def pieces(self) -> Sequence[Piece]:
         """Return the files by name."""
@@ -91,7 +93,7 @@ def read_slides(listing: Listing, cut: Cut) -> Slides:
         some = "; ".join(f"{name}: {reason}" for name, reason in list(wrong.items())[:3])
         raise InputError(f"{len(wrong)} of {len(names)} slides in {listing.root} cannot be cut. {some}.")
     check_some_left(listing.root, names, damaged)
-    return Slides(listing.root, tuple(names), listing.sizes(), cut, damaged)
+    return Slides(listing.root, tuple(names), listing.sizes(), cut, damaged, listing.ignored)
 
 
 def _look(path: Path, cut: Cut) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from runtime.embedding.sources.damage import RAISED, check_some_left, is_damage
 from runtime.embedding.sources.kinds import IMAGES
 from runtime.embedding.sources.listing import Listing
+from runtime.embedding.sources.signatures import LENGTH, begins_as_image
 from runtime.embedding.tile import Piece, Tile
 from runtime.errors import InputError, UnreadableImageError
 
@@ -29,6 +30,7 @@ class WebDataset:
         sizes: Of each, in words.
         extension: Of the image within a sample; `None` for the one that is an image by its extension.
         damaged: Those that are no tar files at all, and why.
+        ignored: How many other files lay beside them, by suffix.
     """
 
     root: Path
@@ -36,6 +38,7 @@ class WebDataset:
     sizes: tuple[str, ...]
     extension: str | None = None
     damaged: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def pieces(self) -> Sequence[Piece]:
         """Return the files by name."""
@@ -83,14 +86,20 @@ class WebDataset:
         seen, compressed = set[int](), not isinstance(tar.fileobj, BufferedReader)
         for key, files in _samples(tar):
             read = compressed or len(seen) >= start
-            wanted = [(e, _content(tar, m) if read else b"") for e, m in files if self._is_image(e)]
+            wanted: list[tuple[str, bytes | UnreadableImageError]] = []
+            hidden: list[str] = []
+            for extension, member in files:
+                if self._is_image(extension):
+                    wanted.append((extension, _content(tar, member) if read else b""))
+                elif self.extension is None and begins_as_image(_start(tar, member)):
+                    hidden.append(extension)
             chosen = choose_image([extension for extension, _ in wanted], f"{name}/{key}")
-            if chosen is None:
+            if chosen is None and not hidden:
                 continue
             if hash(key) in seen:
                 raise InputError(f"{self.root / name} holds the sample {key!r} more than once; ids must be unique.")
             seen.add(hash(key))
-            yield Tile(f"{name}/{key}", wanted[chosen][1])
+            yield Tile(f"{name}/{key}", _misnamed(hidden) if chosen is None else wanted[chosen][1])
 
     def _is_image(self, extension: str) -> bool:
         return extension == self.extension if self.extension else extension.rpartition(".")[2] in _EXTENSIONS
@@ -106,7 +115,7 @@ def read_webdataset(listing: Listing, *, extension: str | None) -> WebDataset:
     damaged = {name: reason for name in names if (reason := _damage(listing.root / name))}
     check_some_left(listing.root, names, damaged)
     wanted = extension.removeprefix(".").lower() if extension is not None else None
-    return WebDataset(listing.root, tuple(names), listing.sizes(), wanted, damaged)
+    return WebDataset(listing.root, tuple(names), listing.sizes(), wanted, damaged, listing.ignored)
 
 
 def _damage(path: Path) -> str | None:
@@ -154,7 +163,9 @@ def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     while (member := tar.next()) is not None:
         # Or memory would grow with the tar. Links are not followed, so nothing looks them up.
         tar.members.clear()  # type: ignore[attr-defined]
-        key, extension = split_name(member.name)
+        # Ids are UTF-8; tar files need not be.
+        name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        key, extension = split_name(name)
         if extension and not member.isdir():
             yield key, extension, member
     _check_end(tar)
@@ -166,6 +177,18 @@ def _check_end(tar: tarfile.TarFile) -> None:
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("no header and no end mark; it is damaged, was cut short or is still being written")
+
+
+def _misnamed(extensions: list[str]) -> UnreadableImageError:
+    return UnreadableImageError(
+        f"it has an image that is not called as one, .{extensions[0]}: rename it, or name it with image_column "
+        "(--image-column)"
+    )
+
+
+def _start(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member) if member.isreg() else None
+    return b"" if file is None else file.read(LENGTH)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | UnreadableImageError:
