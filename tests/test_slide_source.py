@@ -9,9 +9,11 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+from embedding_inputs import table_of, tiny
 from PIL import Image
 from slide_files import GLASS, glass, with_tissue, write_slide
 
+import runtime
 from runtime.embedding.decode import decode
 from runtime.embedding.sources import Source, open_source
 from runtime.embedding.sources.grid import Cut, Grid, plan_grid
@@ -205,6 +207,18 @@ def test_a_slide_without_tissue_has_no_tile_and_one_of_tissue_has_all(tmp_path: 
 
     assert corners(open_source(tmp_path / "glass.tif", tile_size=128, mpp=0.5)) == []
     assert len(corners(open_source(tmp_path / "full.tif", tile_size=128, mpp=0.5))) == 6 * 8
+
+
+def test_a_slide_without_tissue_takes_no_column_from_the_dataset(built: Path, tmp_path: Path) -> None:
+    write_slide(tmp_path / "in" / "a.tif", glass())
+    write_slide(tmp_path / "in" / "b.tif", with_tissue(glass(), 0, 0, 1024, 768))
+
+    with tiny(built) as model:
+        runtime.embed(model, tmp_path / "in", tmp_path / "out", mpp=0.5, tile_size=128)
+
+    rows = table_of(tmp_path / "out")  # its schema is that of the first file
+    assert [str(rows.schema.field(name).type) for name in ("x", "y", "size", "mpp")] == ["int64"] * 3 + ["double"]
+    assert rows["x"].to_pylist()[:3] == [0, 128, 256]
 
 
 @pytest.mark.parametrize("levels", [(1,), (1, 4)])

@@ -16,7 +16,7 @@ from runtime.embedding.output import Output, part_tiles
 from runtime.embedding.parts import Range, missing
 from runtime.embedding.record import Mode, Record
 from runtime.embedding.served import Served
-from runtime.embedding.sources import Source
+from runtime.embedding.sources import Source, coordinates
 from runtime.embedding.table import DTYPES, Columns
 from runtime.errors import DependencyError, OptionError
 from runtime.machine import installed
@@ -76,7 +76,7 @@ def opened(wish: Wish, served: Served, source: Source, pace: Pace) -> Iterator[T
 
         folders.enter(wish.folder, record, wish.mode, prepare)
         provenance.check(wish.folder, source.pieces())
-        columns = Columns(0 if layout else shapes[0][0], wish.dtype, metadata(served))
+        columns = Columns(0 if layout else shapes[0][0], wish.dtype, metadata(served), coordinates(source))
         tiles = part_tiles(columns, pace.batch_size, wish.part_tiles)
         ranges = missing(pieces, folders.parts(wish.folder))
         yield Task(Output(wish.folder, columns, layout), tuple(ranges), tiles)

@@ -47,6 +47,11 @@ def ignored(source: Source) -> dict[str, int]:
     return dict(getattr(source, "ignored", {}))
 
 
+def coordinates(source: Source) -> tuple[str, ...]:
+    """Return the names of what tells where every tile lies; one's own source may tell."""
+    return tuple(getattr(source, "coordinates", ()))
+
+
 def open_source(
     path: str | Path,
     *,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import openslide
@@ -32,6 +33,8 @@ class Slides:
         damaged: Those that OpenSlide does not read, and why. Each is one tile, unreadable and called as the file.
         ignored: How many other files lay beside them, by suffix.
     """
+
+    coordinates: ClassVar = ("x", "y", "size", "mpp")
 
     root: Path
     names: tuple[str, ...]
