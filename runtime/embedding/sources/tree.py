@@ -25,11 +25,12 @@ def files(root: Path, parts: Sequence[str] = (ALL,)) -> Iterator[str]:
         OSError: A folder cannot be listed.
     """
     # Each with the real paths of all folders above it: a link to one of those would never end.
-    todo = [("", (os.path.realpath(root),), tuple(parts))]
+    todo: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [("", (os.path.realpath(root),), tuple(parts))]
     while todo:
         prefix, above, (first, *rest) = todo.pop()
         if first == ALL and rest:
-            todo.append((prefix, above, tuple(rest)))  # of no level
+            todo.append((prefix, above, tuple(rest)))  # `**` may be no level
+        deeper = (ALL, *rest) if first == ALL else tuple(rest)
         with os.scandir(root / prefix) as entries:
             for entry in entries:
                 if not matches(entry.name, first):
@@ -37,8 +38,8 @@ def files(root: Path, parts: Sequence[str] = (ALL,)) -> Iterator[str]:
                 if not entry.is_dir():
                     if not rest and _is_file(entry):
                         yield prefix + entry.name
-                elif (deeper := (ALL, *rest) if first == ALL else rest) and (real := _below(entry, above)):
-                    todo.append((f"{prefix}{entry.name}/", (*above, real), tuple(deeper)))
+                elif deeper and (real := _below(entry, above)):
+                    todo.append((f"{prefix}{entry.name}/", (*above, real), deeper))
 
 
 def matches(name: str, pattern: str) -> bool:
