@@ -7,7 +7,7 @@ import pytest
 from slide_files import glass, with_tissue, write_slide
 
 from runtime.embedding import decode, sources
-from runtime.embedding.sources import columns, kinds, parquet, slides, webdataset
+from runtime.embedding.sources import columns, kinds, npy, parquet, slides, webdataset
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "embed-inputs.md").read_text()
 
@@ -28,11 +28,11 @@ def test_every_command_names_options_that_open_source_has() -> None:
 
 
 def test_every_reason_on_the_page_is_one_that_is_given() -> None:
-    code = "".join(Path(module.__file__).read_text() for module in (decode, parquet, slides, webdataset))
+    code = "".join(Path(module.__file__).read_text() for module in (decode, npy, parquet, slides, webdataset))
     table = PAGE.split("| Reason | What to do |")[1].split("\n\n")[0]
     reasons = [words for cell in re.findall(r"^\| (`.+?`) \|", table, re.M) for words in re.findall(r"`(.+?)`", cell)]
 
-    assert len(reasons) == 12
+    assert len(reasons) == 21
     for reason in (reason.replace("JPEG, PNG, TIFF, WEBP or BMP", "{known}") for reason in reasons):
         for part in re.split(r"\.\.\.|\(floating-point\)|No such file or directory|32-bit", reason):
             assert part.strip() in code, reason

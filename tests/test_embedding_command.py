@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from embedding_inputs import NAME, image_folder, table_of, tiny
 from PIL import Image
@@ -124,6 +126,8 @@ def test_a_second_run_is_told_both_ways_to_go_on(built: Path, tiles: Path, tmp_p
         ((NAME, "tiles", "--out", "out", "--option", "speed=1"), 2, "got an unknown keyword: speed"),
         ((NAME, "tiles", "--out", "out", "--out-indices", "-9"), 2, "-9 out of range"),
         ((NAME, "tiles", "--out", "out", "--batch-size", "0"), 2, "'0' is not a number of at least 1"),
+        ((NAME, "tiles", "--out", "out", "--allow-unreadable", "-5"), 2, "'-5' is not a number of at least 0"),
+        ((NAME, "tiles", "--out", "out", "--tile-size", "512"), 1, "tile_size=512 does not fit"),
         ((NAME, "tiles", "--out", "out", "--import", "no_such_module"), 2, "No module named 'no_such_module'"),
         ((NAME, "nowhere", "--out", "out"), 1, "error: "),
         (
@@ -190,6 +194,30 @@ def test_the_summary_in_words() -> None:
         "1,234,567 rows in out: 1,000 tiles in 12.3 s, 81.0 tiles/s (test/a, onnx on cuda:0, fp16; inference waited "
         "13% of the time)\n3 tiles could not be read: see out/_unreadable"
     )
+
+
+def test_files_that_were_ignored_are_counted_in_words() -> None:
+    summary = Summary("out", 1, 0, 1, 1.0, 1.0, 0.0, "test/a", "onnx", "cpu", "fp32", {".jepg": 1, "": 1, ".gif": 1200})
+    assert display.text(summary).endswith("\nignored: 1,202 files (.gif 1,200, no suffix 1, .jepg 1)")
+
+
+def test_ignored_files_are_counted_in_the_summary(built: Path, tmp_path: Path) -> None:
+    tiles = image_folder(tmp_path / "tiles", 2)
+    (tiles / "x.jepg").write_bytes(b"")
+    arguments = (NAME, tiles, "--out", tiles / "out", *model_of(built), "--resume", "--json")
+
+    for to_do in (2, 0):  # the folder of embeddings lies in its input
+        told = json.loads(call(*arguments).out)
+        assert (told["ignored"], told["tiles"], told["rows"]) == ({".jepg": 1}, to_do, 2)
+
+
+def test_an_input_without_tiles_is_warned_of(built: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
+
+    ran = call(NAME, tmp_path / "a.parquet", "--out", tmp_path / "out", *model_of(built), "--json")
+
+    assert ran.status == 0
+    assert ran.err == "warning: nothing was embedded: no slide of the input has tissue, or no Parquet file a row\n"
 
 
 def start(built: Path, tiles: Path, out: Path, *more: object, **options: Any) -> subprocess.Popen[str]:

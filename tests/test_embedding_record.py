@@ -21,7 +21,7 @@ CHANGED = Record({**MINE.asked, "fingerprint": "g"}, {})
         (Found(SAME, 0, []), "--resume", "continue", "begin"),
         (Found(SAME, 7, []), "--resume", "continue", "begin"),
         (Found(OTHER, 7, []), 'model was "test/b"', 'model was "test/b", and is now "test/a"', "begin"),
-        (Found(CHANGED, 7, []), "another one", "the input is another one, or its tiles changed since", "begin"),
+        (Found(CHANGED, 7, []), "another one", "the input is another one: files of other names", "begin"),
         (Found(None, 7, []), "no _embed.json", "no _embed.json", "begin"),
         (Found(None, 0, ["thesis.tex"]), "thesis.tex", "thesis.tex", "thesis.tex"),
         (Found(None, 3, ["a", "b", "c", "d"]), "a, b, c, ...", "a, b, c, ...", "a, b, c, ..."),

@@ -231,7 +231,7 @@ def test_another_input_or_model_is_refused(model: Backbone, built: Path, tmp_pat
         with pytest.raises(OutputError) as error:
             run(model, MADE, tmp_path, **options)
         assert said in str(error.value)
-    with pytest.raises(OutputError, match="the input is another one, or its tiles changed since"):
+    with pytest.raises(OutputError, match="the input is another one: files of other names"):
         run(model, replace(MADE, name="other"), tmp_path, resume=True)
     with tiny(built, backend="eager", seed=1) as other, pytest.raises(OutputError, match=r'weights was "random:0"'):
         run(other, MADE, tmp_path, resume=True)

@@ -90,10 +90,22 @@ def test_an_array_that_changed_meanwhile_is_told(tmp_path: Path) -> None:
         list(source.tiles(source.pieces()[0]))
 
 
-def test_the_fingerprint_changes_with_the_shape(tmp_path: Path) -> None:
-    prints = {open_source(save(tmp_path / "a.npy", pixels(*shape))).fingerprint() for shape in ((3, 4), (4, 4), (3, 5))}
+def test_the_stamp_changes_with_the_shape(tmp_path: Path) -> None:
+    sources = [open_source(save(tmp_path / "a.npy", pixels(*shape))) for shape in ((3, 4), (4, 4), (3, 5))]
 
-    assert len(prints) == 3
+    assert [source.pieces()[0].stamp for source in sources] == ["[3, 4, 4, 3]", "[4, 4, 4, 3]", "[3, 5, 5, 3]"]
+    assert len({source.fingerprint() for source in sources}) == 1
+
+
+def test_a_damaged_array_is_a_tile_and_the_others_are_read(tmp_path: Path) -> None:
+    save(tmp_path / "a.npy", pixels(2))
+    (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:200])
+    source = open_source(tmp_path)
+
+    found = [tile for piece in source.pieces() for tile in source.tiles(piece)]
+
+    assert [tile.id for tile in found] == ["a.npy/0", "a.npy/1", "b.npy"]
+    assert str(found[2].image).startswith("is no readable .npy array: ")
 
 
 def test_memory_stays_flat_for_an_array_larger_than_it(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runtime.embedding.sources import open_source
+from runtime.embedding.sources import ignored, open_source
 from runtime.embedding.sources.folder import NAMES_PER_PIECE, Folder
 from runtime.embedding.sources.kinds import Found, choose, kind_of, suffix_of
 from runtime.embedding.sources.listing import expand_range
@@ -241,24 +242,12 @@ def rename(folder: Path) -> None:
     (folder / "b.png").rename(folder / "bb.png")
 
 
-def lengthen(folder: Path) -> None:
-    with (folder / "a.png").open("ab") as file:
-        file.write(b"more")
-
-
-def exchange(folder: Path) -> None:
-    (folder / "a.png").write_bytes(b"longer name")
-    (folder / "b.png").write_bytes(b"short")
-
-
-@pytest.mark.parametrize("change", [add, rename, lengthen, exchange])
-def test_the_fingerprint_of_a_folder_changes_with_names_and_sizes(
-    tmp_path: Path, change: Callable[[Path], None]
-) -> None:
-    (touch(tmp_path, "a.png", "b.png") / "b.png").write_bytes(b"longer name")
-    (tmp_path / "a.png").write_bytes(b"short")
+@pytest.mark.parametrize("change", [add, rename])
+def test_the_fingerprint_of_a_folder_changes_with_names_alone(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    touch(tmp_path, "a.png", "b.png")
     before = open_source(tmp_path).fingerprint()
     touch(tmp_path, "notes.txt")
+    (tmp_path / "a.png").write_bytes(b"mended, so that it is longer")
     assert open_source(tmp_path).fingerprint() == before
 
     change(tmp_path)
@@ -304,8 +293,96 @@ def test_what_does_not_exist_is_told_with_what_lies_near(tmp_path: Path) -> None
     )
 
 
-def test_a_glob_that_matches_nothing_is_told(tmp_path: Path) -> None:
-    assert f"{tmp_path}/*.png holds no file" in refusal(tmp_path / "*.png")
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        (
+            "in/goood/*.jpg",
+            "There is no folder {0}/in/goood; {0}/in holds good. {0}/in/goood/*.jpg is looked for in it.",
+        ),
+        (
+            "in/good/*.pgn",
+            "{0}/in/good/*.pgn matches no file; {0}/in/good holds a.jpg, b.jpg, n.txt. Files there end in .jpg, .txt. "
+            "Perhaps '{0}/in/good/*.jpg' is meant.",
+        ),
+        ("in/**/*.pgn", "Perhaps '{0}/in/**/*.jpg' is meant."),
+        ("in/goo*", "{0}/in/goo* matches only folders, such as {0}/in/good. Name the folder, or the files in all of"),
+        ("none/*.jpg", "{0}/none/*.jpg matches no file; {0}/none holds nothing."),
+    ],
+)
+def test_a_glob_that_matches_nothing_is_told_with_what_lies_near(tmp_path: Path, pattern: str, told: str) -> None:
+    touch(tmp_path, "in/good/a.jpg", "in/good/b.jpg", "in/good/n.txt")
+    (tmp_path / "none").mkdir()
+
+    assert told.format(tmp_path) in refusal(tmp_path / pattern)
+
+
+@pytest.mark.parametrize("place", ["tiles", "tiles/**", "tiles/**/*.p*", "tiles/*/*"])
+def test_folders_of_embeddings_below_the_input_are_none_of_it(tmp_path: Path, place: str) -> None:
+    touch(tmp_path, "tiles/x/a.png", "tiles/out/_embed.json", "tiles/out/part-0.parquet", "tiles/out/_unreadable/x")
+    touch(tmp_path, "tiles/x/out/_embed.json", "tiles/x/out/part-0.parquet")
+
+    assert [id.rpartition("/")[2] for id in ids(tmp_path / place)] == ["a.png"]
+
+
+def test_what_is_named_is_read_though_embeddings_lie_there(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a.png"]}), touch(tmp_path, "out/_embed.json") / "out" / "list.parquet")
+
+    assert ids(tmp_path / "out") == ids(tmp_path / "out" / "*.parquet") == ["list.parquet/0"]
+
+
+@pytest.mark.parametrize("place", ["in", "in/*.png", "in/**/*.png", "in/**"])
+def test_a_folder_and_a_glob_report_the_same_links_to_nowhere(tmp_path: Path, place: str) -> None:
+    touch(tmp_path, "in/a.png")
+    (tmp_path / "in/gone.png").symlink_to(tmp_path / "nowhere")
+
+    assert ids(tmp_path / place) == ["a.png", "gone.png"]
+
+
+@pytest.mark.parametrize("place", ["in", "in/**/*.png", "in/*/*.png"])
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "in/a/x.png", "in/b/y.png")
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:  # as root, permissions refuse nothing
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert f"cannot be listed: [Errno 13] Permission denied: '{tmp_path}/in/b" in refusal(tmp_path / place)
+
+
+def test_a_glob_does_not_go_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a/x.png")
+    (tmp_path / "in/a/up").symlink_to(tmp_path / "in")
+
+    assert ids(tmp_path / "in/**/*.png") == ["a/x.png"]
+
+
+@pytest.mark.parametrize("place", ["in", "in/*"])
+def test_files_that_are_none_by_their_names_are_counted_by_suffix(tmp_path: Path, place: str) -> None:
+    names = ["a.png", "b.jepg", "c.GIF", "d.gif", "e", ".hidden.gif"]
+
+    assert ignored(open_source(touch(tmp_path, *(f"in/{name}" for name in names)) / place)) == {
+        ".jepg": 1,
+        ".gif": 2,
+        "": 1,
+    }
+
+
+def test_every_source_tells_what_lay_beside_it(tmp_path: Path) -> None:
+    for folder in write_kinds(tmp_path).values():
+        touch(folder, "x.csv")
+        assert ignored(open_source(folder))[".csv"] == 1
+
+
+def test_suffixes_without_number_do_not_fill_the_memory(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", *(f"run.{number}" for number in range(300)))
+
+    counts = ignored(open_source(tmp_path))
+
+    assert (len(counts), sum(counts.values()), counts[".*"]) == (101, 300, 200)
 
 
 def test_a_mixture_is_refused_and_its_parts_are_not(tmp_path: Path) -> None:
@@ -332,6 +409,8 @@ def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
     [
         ("images", {"image_column": "png"}, "image_column='png' does not fit"),
         ("images", {"mpp": 0.5}, "mpp=0.5 does not fit"),
+        ("images", {"tile_size": 224}, "tile_size=224 does not fit"),
+        ("images", {"slide_mpp": 0.5}, "slide_mpp=0.5 does not fit"),
         ("tar", {"id_column": "key"}, "id_column='key' does not fit"),
         ("npy", {"image_column": "x"}, "which holds npy"),
         ("images", {"tile_size": 0}, "tile_size=0: "),

@@ -68,7 +68,9 @@ def refusal(path: Path, **options: object) -> str:
         ({"file_name": TEXT, "label": TEXT}, {}, Columns("file_name", "path", None)),
         ({"path": pa.dictionary(pa.int32(), TEXT), "tile_id": NUMBER}, {}, Columns("path", "path", "tile_id")),
         ({"image": TEXT, "key": TEXT}, {}, Columns("image", "path", "key")),
-        ({"image": pa.struct({"bytes": BINARY}), "id": pa.float64()}, {}, Columns("image", "struct", None)),
+        ({"image": pa.struct({"bytes": BINARY}), "uid": pa.float64()}, {}, Columns("image", "struct", None)),
+        ({"image": BINARY, "id": pa.float64(), "tile_id": TEXT}, {}, Columns("image", "bytes", "tile_id")),
+        ({"image": BINARY, "id": pa.float64()}, {"ids": "none"}, Columns("image", "bytes", None)),
         ({"a": BINARY, "b": BINARY, "id": TEXT}, {"image": "b"}, Columns("b", "bytes", "id")),
         ({"image": BINARY, "where": TEXT}, {"image": "where"}, Columns("where", "path", None)),
         ({"image": BINARY, "id": TEXT, "name": TEXT}, {"ids": "name"}, Columns("image", "bytes", "name")),
@@ -91,6 +93,11 @@ def test_names_and_types_point_to_the_columns(
         ({"image": BINARY}, {"image": "img"}, "The column 'img' of f.parquet does not exist"),
         ({"image": pa.list_(pa.uint8())}, {"image": "image"}, "is of type list<"),
         ({"image": pa.struct({"path": TEXT})}, {"image": "image"}, "is of type struct<"),
+        (
+            {"image": BINARY, "ID": pa.float64()},
+            {},
+            "The column 'ID' of f.parquet is of type double. Ids are strings",
+        ),
         ({"image": BINARY}, {"ids": "id"}, "The column 'id' of f.parquet does not exist"),
         ({"image": BINARY, "id": pa.float64()}, {"ids": "id"}, "is of type double. Ids are strings or integers"),
     ],
@@ -160,8 +167,20 @@ def test_row_groups_before_the_start_are_not_read(tmp_path: Path) -> None:
         file.write(b"\xff" * 64)
 
     assert next(source.tiles(source.pieces()[0], 50)).id == "a.parquet/50"
-    with pytest.raises(InputError, match=r"a\.parquet cannot be read from row 49 on: "):
-        list(source.tiles(source.pieces()[0], 49))
+    found = list(source.tiles(source.pieces()[0], 48))
+    assert [tile.id for tile in found] == [f"a.parquet/{k}" for k in range(48, 100)]
+    assert str(found[1].image).startswith("its row group is damaged: ")
+    assert int(decode(found[2])[0, 0, 0]) == 50
+
+
+def test_a_file_cut_short_is_a_tile_and_the_others_are_read(tmp_path: Path) -> None:
+    numbered(tmp_path / "b.parquet", 3, group=2)
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "b.parquet").read_bytes()[:-20])
+
+    found = tiles(open_source(tmp_path))
+
+    assert [tile.id for tile in found] == ["a.parquet", "tile-0", "tile-1", "tile-2"]
+    assert str(found[0].image).startswith("is no readable Parquet file: ")
 
 
 def test_hugging_face_structs_give_their_bytes_or_else_their_path(tmp_path: Path) -> None:
@@ -199,6 +218,43 @@ def test_a_row_without_an_image_is_unreadable_and_the_others_are_not(tmp_path: P
     assert decode(first)[0, 0, 0] == 1
     with pytest.raises(UnreadableImageError, match=r"its row holds no image \(null\)"):
         decode(second)
+
+
+def not_utf8(kind: pa.DataType = TEXT) -> pa.Array:
+    return pa.array([b"a.png", b"\xff.png"], pa.binary()).view(kind)
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (pa.array(["a.png", "b\0.png"]), r"the path in its row is none: 'b\x00.png'"),
+        (not_utf8(), "the path in its row is not UTF-8"),
+        (pa.StructArray.from_arrays([pa.nulls(2, BINARY), not_utf8()], ["bytes", "path"]), "is not UTF-8"),
+        (pa.array([{"bytes": encoded(1), "path": 7}, {"bytes": None, "path": 7}]), "the path in its row is none: 7"),
+    ],
+)
+def test_a_row_with_a_path_that_is_none_is_unreadable_and_the_others_are_not(
+    tmp_path: Path, column: pa.Array, told: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(1))
+    first, second = tiles(open_source(write(tmp_path / "x.parquet", {"image": column})))
+
+    assert decode(first)[0, 0, 0] == 1
+    with pytest.raises(UnreadableImageError) as caught:
+        decode(second)
+    assert told in str(caught.value)
+
+
+def test_a_path_that_is_not_utf8_is_not_asked_for_where_bytes_are(tmp_path: Path) -> None:
+    column = pa.StructArray.from_arrays([pa.array([encoded(1), encoded(2)]), not_utf8()], ["bytes", "path"])
+
+    assert greys(open_source(write(tmp_path / "x.parquet", {"image": column}))) == [1, 2]
+
+
+def test_an_id_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", {"image": [b"x"] * 2, "id": not_utf8()})
+
+    assert f"{path} has an id that is not UTF-8, b'\\xff.png', within 2 rows from row 0 on." in refusal(path)
 
 
 def test_duplicate_ids_are_named_with_their_rows_before_anything_is_read(tmp_path: Path) -> None:
@@ -275,16 +331,19 @@ def test_a_file_that_changed_meanwhile_is_told(tmp_path: Path) -> None:
         tiles(source)
 
 
-def test_the_fingerprint_changes_with_rows_and_columns(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_the_columns_and_the_stamp_with_the_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"image": [b"x"] * 2, "other": [b"x"] * 2, "id": ["a", "b"]})
     options: list[dict[str, str]] = [{}, {"image_column": "other"}, {"id_column": "none"}]
     seen = {open_source(path, **asked).fingerprint() for asked in options}
     assert len(seen) == 3
     assert open_source(path).fingerprint() in seen
+    stamp = open_source(path).pieces()[0].stamp
+    assert str(stamp).endswith(" bytes, 2 rows")
 
     write(path, {"image": [b"x"] * 3, "other": [b"x"] * 3, "id": ["a", "b", "c"]})
 
-    assert open_source(path).fingerprint() not in seen
+    assert open_source(path).fingerprint() in seen
+    assert open_source(path).pieces()[0].stamp != stamp
 
 
 def test_memory_stays_flat_within_one_large_row_group(tmp_path: Path) -> None:

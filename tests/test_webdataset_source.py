@@ -13,6 +13,7 @@ from PIL import Image
 
 from runtime.embedding.decode import decode
 from runtime.embedding.sources import Source, open_source
+from runtime.embedding.sources.signatures import LENGTH, begins_as_image
 from runtime.embedding.sources.webdataset import choose_image, split_name
 from runtime.embedding.tile import Tile
 from runtime.errors import InputError, UnreadableImageError
@@ -130,6 +131,43 @@ def test_what_belongs_to_no_sample_is_passed_over(tmp_path: Path) -> None:
     assert ids(path) == ["a.tar/a", "a.tar/d/c"]
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_a_sample_whose_image_is_not_called_as_one_is_listed(tmp_path: Path, name: str, start: int) -> None:
+    files = [
+        ("a.json", b"{}"),
+        ("b.jepg", b"\xff\xd8\xff\xe0"),
+        ("b.json", b"{}"),
+        ("c.png", encoded(1)),
+        ("d.txt", b"II"),
+    ]
+    source = open_source(write(tmp_path / name, [*files, ("c2.gif", b"GIF89a....")]))
+
+    found = list(source.tiles(source.pieces()[0], start))
+
+    assert [tile.id for tile in found] == [f"{name}/b", f"{name}/c", f"{name}/c2"][start:]
+    told = "it has an image that is not called as one, .gif: rename it, or name it with image_column (--image-column)"
+    assert str(found[-1].image) == told
+    assert ids(tmp_path / name, image_column="jepg") == [f"{name}/b"]
+
+
+def test_a_name_that_is_not_utf8_becomes_an_id_that_is(tmp_path: Path) -> None:
+    assert ids(write(tmp_path / "a.tar", [("\udcff.png", b"x")])) == ["a.tar/\\xff"]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000"])
+def test_an_image_is_known_by_what_it_begins_with(form: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, form)
+
+    assert begins_as_image(buffer.getvalue()[:LENGTH])
+
+
+@pytest.mark.parametrize("start", [b"", b"{}", b"BMI of patients", b"RIFF....WAVE", b"%PDF-1.4"])
+def test_what_begins_otherwise_is_no_image(start: bytes) -> None:
+    assert not begins_as_image(start)
+
+
 def test_the_image_that_was_named_is_taken(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar", [("a.in.png", encoded(1)), ("a.out.png", encoded(2)), ("b.out.png", encoded(3))])
 
@@ -213,33 +251,55 @@ def cut_within_a_header(content: bytes) -> bytes:
         ("a.tar.gz", overwrite),
     ],
 )
-def test_a_damaged_tar_is_told_after_what_can_be_read(
-    tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
-) -> None:
+def test_damage_is_the_last_tile_of_a_tar(tmp_path: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
     random = np.random.default_rng(0)
     path = write(tmp_path / name, [(f"{k}.png", random.bytes(3000)) for k in range(200)])
     path.write_bytes(damage(path.read_bytes()))
-    found: list[str] = []
+    source = open_source(path)
+    *found, last = tiles_one_by_one(source)
 
-    with pytest.raises(InputError, match=rf"{name} cannot be read from sample \d+ on: ") as caught:
-        found.extend(tile.id for tile in tiles_one_by_one(open_source(path)))
-
-    number = int(str(caught.value).split("from sample ")[1].split()[0])
+    assert last.id == name
+    number = int(str(last.image).removeprefix("the tar is damaged from sample ").split()[0])
     assert 98 <= number < 130  # whether the last one is whole is not known
-    assert found == [f"{name}/{k}" for k in range(number)]
+    assert [tile.id for tile in found] == [f"{name}/{k}" for k in range(number)]
+    for start in (number - 1, number, number + 1):
+        rest = [*found, last][start:]
+        assert [tile.id for tile in source.tiles(source.pieces()[0], start)] == [tile.id for tile in rest]
 
 
-def test_the_fingerprint_changes_with_names_sizes_and_the_image_taken(tmp_path: Path) -> None:
+def test_one_that_is_no_tar_is_a_tile_and_the_others_are_read(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        samples(tmp_path / f"{name}.tar", 2)
+    (tmp_path / "b.tar").touch()
+
+    found = tiles(open_source(tmp_path))
+
+    assert [tile.id for tile in found] == ["a.tar/0000", "a.tar/0001", "b.tar", "c.tar/0000", "c.tar/0001"]
+    assert str(found[2].image).startswith("is no readable tar file: ")
+
+
+def test_a_disk_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(samples(tmp_path / "a.tar", 2))
+
+    def fail(*arguments: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(tarfile, "open", fail)
+    with pytest.raises(InputError, match=r"from sample 0 on: \[Errno 5\] .* with --resume"):
+        tiles(source)
+
+
+def test_the_fingerprint_changes_with_names_and_the_image_taken_and_the_stamp_with_the_size(tmp_path: Path) -> None:
     path = samples(tmp_path / "a.tar", 3)
     seen = {open_source(path).fingerprint(), open_source(path, image_column="png").fingerprint()}
-    assert len(seen) == 2
-
+    stamps = {open_source(path).pieces()[0].stamp}
     samples(path, 40)
     seen.add(open_source(path).fingerprint())
-    path.rename(tmp_path / "b.tar")
-    seen.add(open_source(tmp_path).fingerprint())
+    stamps.add(open_source(path).pieces()[0].stamp)
+    assert (len(seen), len(stamps)) == (2, 2)
 
-    assert len(seen) == 4
+    path.rename(tmp_path / "b.tar")
+    assert open_source(tmp_path).fingerprint() not in seen
 
 
 def test_memory_does_not_grow_with_the_tar(tmp_path: Path) -> None:

@@ -50,18 +50,24 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     add("--part-tiles", type=positive, metavar="N", help="tiles of a Parquet file (default: 8192); a crash costs one")
     add(
         "--allow-unreadable",
-        type=int,
+        type=_count,
         default=0,
         metavar="N",
         help="exit status 0 with up to N unreadable tiles in DIR (default: 0)",
     )
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return int(text)
+
+
 def _add_input(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--image-column", metavar="NAME", help="Parquet: column of images or paths; tar: extension of the images")
     add("--id-column", metavar="NAME", help="Parquet: column of ids, none to number the rows")
-    add("--tile-size", type=positive, default=224, metavar="N", help="slides: side of a tile in pixels (default: 224)")
+    add("--tile-size", type=positive, metavar="N", help="slides: side of a tile in pixels (default: 224)")
     add("--mpp", type=float, metavar="X", help="slides: microns per pixel of a tile")
     add("--slide-mpp", type=float, metavar="X", help="slides that do not say: microns per pixel at full resolution")
 

@@ -67,10 +67,10 @@ class Batch:
         if not self.group.tiles or (first := self.group.tiles[0].coordinates) is None:
             return {}
         given = [self.group.tiles[place].coordinates or {} for place in self.places]
-        return {name: np.array([one[name] for one in given], dtype=_dtype(name)) for name in first}
+        return {name: np.array([one[name] for one in given], dtype=coordinate_type(name)) for name in first}
 
 
-def _dtype(name: str) -> str:
+def coordinate_type(name: str) -> str:
     """Return one type for all of an input: a scale may be a whole number in one slide and a fraction in the next."""
     return "int64" if name in ("x", "y", "size", "level") else "float64"
 

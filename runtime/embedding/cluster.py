@@ -99,7 +99,7 @@ def embed_on_cluster(
         with opened(wish, served, source, speed) as task:
             tally, seconds = _run(request, source, task, (speed, actors), progress)
             _check_complete(task)
-            return summary(wish.folder, served, tally, seconds)
+            return summary(wish.folder, served, source, tally, seconds)
 
 
 def ask_a_worker(request: Request, actors: Actors) -> Served:

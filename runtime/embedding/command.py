@@ -55,6 +55,8 @@ def _report(summary: Summary, options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(summary.to_json(), sort_keys=True) + "\n")
     else:
         _say(display.text(summary))
+    if not summary.rows and not summary.unreadable:
+        _say("warning: nothing was embedded: no slide of the input has tissue, or no Parquet file a row")
     return 1 if summary.unreadable > options.allow_unreadable else 0
 
 

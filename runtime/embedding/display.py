@@ -1,7 +1,7 @@
 """How a run is shown: a live bar on a terminal; nowhere else anything but the summary."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runtime.embedding.run import Progress
@@ -52,4 +52,12 @@ def text(summary: Summary) -> str:
     ]
     if summary.unreadable:
         lines.append(f"{summary.unreadable:,} tiles could not be read: see {summary.out}/_unreadable")
+    if summary.ignored:
+        lines.append(_ignored(summary.ignored))
     return "\n".join(lines)
+
+
+def _ignored(counts: Mapping[str, int]) -> str:
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{suffix or 'no suffix'} {count:,}" for suffix, count in most[:5])
+    return f"ignored: {sum(counts.values()):,} files ({named}{', ...' if len(most) > 5 else ''})"

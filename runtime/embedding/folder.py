@@ -3,6 +3,7 @@
 ::
 
     <out>/_embed.json                          what it was begun with
+          _input.json                          sizes and shapes of the input files, see `provenance`
           part-<piece>-<start>-<stop>.parquet  the rows of these tiles of a piece
           _unreadable/part-...parquet          which of these tiles could not be read, and why
           _maps.zarr                           feature maps, with out_indices
@@ -25,6 +26,7 @@ from runtime.embedding.record import Found, Mode, Record, decide
 from runtime.errors import DependencyError, OutputError
 
 RECORD = "_embed.json"
+INPUT = "_input.json"
 UNREADABLE = "_unreadable"
 MAPS = "_maps.zarr"
 LOCK = ".lock"
@@ -135,7 +137,7 @@ def output_errors(folder: Path) -> Iterator[None]:
 
 def _look(folder: Path, mode: Mode) -> Found:
     names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-    known = (RECORD, UNREADABLE, MAPS)
+    known = (RECORD, INPUT, UNREADABLE, MAPS)
     ours = [name for name in names if Part.parse(name)]
     foreign = [name for name in names if name not in known and not Part.parse(name)]
     record = _read(folder / RECORD, mode) if RECORD in names else None
@@ -162,6 +164,7 @@ def _fence(folder: Path) -> None:
 def _empty(folder: Path) -> None:
     """Remove what runs have put there, what says of which run first: the rest is then nobody's."""
     (folder / RECORD).unlink(missing_ok=True)
+    (folder / INPUT).unlink(missing_ok=True)
     for part in parts(folder):
         (folder / part.name).unlink()
     for name in (UNREADABLE, MAPS):

@@ -1,22 +1,22 @@
 """From what was asked to a folder that is held and begun, and the ranges of tiles that are still to be done in it."""
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runtime.embedding import folder as folders
-from runtime.embedding import maps
+from runtime.embedding import maps, provenance
 from runtime.embedding.engine import Pace
 from runtime.embedding.maps import Layout
 from runtime.embedding.output import Output, part_tiles
 from runtime.embedding.parts import Range, missing
 from runtime.embedding.record import Mode, Record
 from runtime.embedding.served import Served
-from runtime.embedding.sources import Source
+from runtime.embedding.sources import Source, coordinates
 from runtime.embedding.table import DTYPES, Columns
 from runtime.errors import DependencyError, OptionError
 from runtime.machine import installed
@@ -69,8 +69,14 @@ def opened(wish: Wish, served: Served, source: Source, pace: Pace) -> Iterator[T
         pieces = source.pieces() if blocks is None else maps.counted(source)
         layout = None if blocks is None else maps.layout(pieces, shapes, wish.dtype, pace.batch_size)
         record = Record(_asked(wish, served, source, layout), _made(served))
-        folders.enter(wish.folder, record, wish.mode, partial(_create_maps, wish.folder, layout, blocks))
-        columns = Columns(0 if layout else shapes[0][0], wish.dtype, metadata(served))
+
+        def prepare() -> None:
+            provenance.note(wish.folder, source.pieces())
+            _create_maps(wish.folder, layout, blocks)
+
+        folders.enter(wish.folder, record, wish.mode, prepare)
+        provenance.check(wish.folder, source.pieces())
+        columns = Columns(0 if layout else shapes[0][0], wish.dtype, metadata(served), coordinates(source))
         tiles = part_tiles(columns, pace.batch_size, wish.part_tiles)
         ranges = missing(pieces, folders.parts(wish.folder))
         yield Task(Output(wish.folder, columns, layout), tuple(ranges), tiles)
@@ -90,8 +96,13 @@ def _asked(wish: Wish, served: Served, source: Source, layout: Layout | None) ->
     told = {name: info[name] for name in ("model", "precision", "out_indices", "weights", "source", "options")}
     sizes = {"image_size": info["image_size"], "shapes": [list(shape) for shape in served.shapes]}
     # A file of the arrays is a batch: another batch size would write into the files of other parts.
-    files = {} if layout is None else {"batch_size": layout.batch}
+    # Nor may a piece have more or fewer tiles, or the maps of all behind it would lie elsewhere.
+    files = {} if layout is None else {"batch_size": layout.batch, "rows_of_pieces": _digest(layout)}
     return {**told, **sizes, **files, "dtype": wish.dtype, "fingerprint": source.fingerprint()}
+
+
+def _digest(layout: Layout) -> str:
+    return hashlib.sha256(repr((sorted(layout.first.items()), layout.rows)).encode()).hexdigest()
 
 
 def _made(served: Served) -> dict[str, Any]:

@@ -106,7 +106,9 @@ def differences(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
 def _difference(name: str, begun: Any, asked: Any) -> str:
     if name == "fingerprint":
-        return "the input is another one, or its tiles changed since"
+        return "the input is another one: files of other names, or other columns, or slides cut in another way"
+    if name == "rows_of_pieces":
+        return "the input holds more or fewer tiles than it did, and each has its place among the feature maps"
     return f"{name} was {json.dumps(begun)}, and is now {json.dumps(asked)}"
 
 

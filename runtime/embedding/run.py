@@ -35,7 +35,7 @@ def embed(
     workers: int | None = None,
     image_column: str | None = None,
     id_column: str | None = None,
-    tile_size: int = 224,
+    tile_size: int | None = None,
     mpp: float | None = None,
     slide_mpp: float | None = None,
     **options: Any,
@@ -52,7 +52,7 @@ def embed(
     workers: int | None = None,
     image_column: str | None = None,
     id_column: str | None = None,
-    tile_size: int = 224,
+    tile_size: int | None = None,
     mpp: float | None = None,
     slide_mpp: float | None = None,
     dtype: Literal["float32", "float16"] = "float32",
@@ -77,7 +77,7 @@ def embed(
     workers: int | None = None,
     image_column: str | None = None,
     id_column: str | None = None,
-    tile_size: int = 224,
+    tile_size: int | None = None,
     mpp: float | None = None,
     slide_mpp: float | None = None,
     dtype: Literal["float32", "float16"] = "float32",
@@ -106,7 +106,7 @@ def embed(
         workers: Threads that decode; default one per CPU, at most 16.
         image_column: Of Parquet, the column of images or paths; of tar files, the extension of the images.
         id_column: Of Parquet; by default one with a usual name, else the rows are numbered.
-        tile_size: Of slides: side of a tile in pixels.
+        tile_size: Of slides: side of a tile in pixels; default 224.
         mpp: Of slides: microns per pixel of a tile.
         slide_mpp: Of slides that do not say: microns per pixel at full resolution.
         dtype: Of the embeddings in the folder.
@@ -156,7 +156,7 @@ def embed(
     served = describe(backbone)
     with opened(wish, served, images, speed) as task:
         tally, seconds = _write(backbone, images, speed, task, progress or (lambda *_: None))
-        return summary(wish.folder, served, tally, seconds)
+        return summary(wish.folder, served, images, tally, seconds)
 
 
 def _write(backbone: Backbone, source: Source, pace: Pace, task: Task, progress: Progress) -> tuple[Tally, float]:

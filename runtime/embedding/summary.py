@@ -1,7 +1,7 @@
 """What a run of embed has done, counted as it goes."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from runtime.embedding import table
 from runtime.embedding.batch import Rows
 from runtime.embedding.parts import Part
 from runtime.embedding.served import Served
+from runtime.embedding.sources import Source, ignored
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Summary:
         tiles_per_second: Of this run.
         starved: Share of the seconds in which inference waited for images, but for the first batch.
         model, backend, device, precision: What served.
+        ignored: Files beside the images that are none by their names, by suffix.
     """
 
     out: str
@@ -38,6 +40,7 @@ class Summary:
     backend: str
     device: str
     precision: str
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
@@ -61,7 +64,7 @@ class Tally:
         self._first = False
 
 
-def summary(folder: Path, served: Served, tally: Tally, seconds: float) -> Summary:
+def summary(folder: Path, served: Served, source: Source, tally: Tally, seconds: float) -> Summary:
     """Return the summary of a run that took `seconds`."""
     rows, unreadable = counts(folder, folders.parts(folder))
     return Summary(
@@ -76,6 +79,7 @@ def summary(folder: Path, served: Served, tally: Tally, seconds: float) -> Summa
         backend=served.info["backend"],
         device=served.info["device"],
         precision=served.info["precision"],
+        ignored=ignored(source),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.embedding.batch import Rows, Unreadable
+from runtime.embedding.batch import Rows, Unreadable, coordinate_type
 from runtime.errors import OutputError
 
 Places = NDArray[np.int64] | None
@@ -23,11 +23,13 @@ class Columns:
         width: Numbers of an embedding; 0 for feature maps.
         dtype: Of the numbers, `float32` or `float16`.
         metadata: What the schema says beside: model, artifact, versions.
+        coordinates: What every tile has; a part without any tile has these columns, too.
     """
 
     width: int
     dtype: str
     metadata: Mapping[str, str]
+    coordinates: tuple[str, ...] = ()
 
 
 def part_table(rows: Sequence[Rows], columns: Columns, places: Places) -> Any:
@@ -39,8 +41,9 @@ def part_table(rows: Sequence[Rows], columns: Columns, places: Places) -> Any:
     import pyarrow as pa
 
     made = {"id": pa.array([one for batch in rows for one in batch.ids], pa.string())}
-    for name in rows[0].coordinates:
-        made[name] = pa.array(np.concatenate([batch.coordinates[name] for batch in rows]))
+    for name in dict.fromkeys([*columns.coordinates, *rows[0].coordinates]):
+        none = np.empty(0, coordinate_type(name))
+        made[name] = pa.array(np.concatenate([batch.coordinates.get(name, none) for batch in rows]))
     if places is None:
         made["embedding"] = _vectors(rows, columns)
     else:

@@ -19,6 +19,8 @@ class Piece:
 
     name: str  # unique within the input, stable between runs, usable in a file name after quoting
     count: int | None  # tiles in it, None where only reading tells (tar)
+    # What of its file decides its rows, such as its size; None where its name says all. See `provenance`.
+    stamp: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from runtime.embedding.sources.slides import Slides
 
 
+# Width and height of a slide's tile in pixels, where nothing is said.
+TILE_SIZE = 224
+_FITTING: dict[Kind, tuple[str, ...]] = {
+    "parquet": ("image_column", "id_column"),
+    "tar": ("image_column",),
+    "slides": ("tile_size", "mpp", "slide_mpp"),
+}
+
+
 class Source(Protocol):
     """An input that was looked through: its parts, in a fixed order. Can be pickled, and read by several threads."""
 
@@ -27,7 +36,20 @@ class Source(Protocol):
         """
 
     def fingerprint(self) -> str:
-        """Return what changes when the list of tiles does: names, sizes, row counts, and how slides are cut."""
+        """Return what changes with the list of pieces and what is read of them: names, columns, how slides are cut.
+
+        What a piece holds is not in it, but in the piece's stamp: then one can be mended, and its rows made again.
+        """
+
+
+def ignored(source: Source) -> dict[str, int]:
+    """Return how many files of each suffix lay beside what is read, and were left alone; one's own source may tell."""
+    return dict(getattr(source, "ignored", {}))
+
+
+def coordinates(source: Source) -> tuple[str, ...]:
+    """Return the names of what tells where every tile lies; one's own source may tell."""
+    return tuple(getattr(source, "coordinates", ()))
 
 
 def open_source(
@@ -35,7 +57,7 @@ def open_source(
     *,
     image_column: str | None = None,
     id_column: str | None = None,
-    tile_size: int = 224,
+    tile_size: int | None = None,
     mpp: float | None = None,
     slide_mpp: float | None = None,
 ) -> Source:
@@ -46,7 +68,7 @@ def open_source(
         image_column: Of Parquet: the column of images (bytes, or structs of bytes and path) or of paths. Of tar files:
             the extension of the image, such as `input.png`. Default: what has a usual name or type.
         id_column: Of Parquet; `none` numbers the rows. Default: a column with a usual name such as `id`, else numbers.
-        tile_size: Of slides: width and height of a tile in pixels.
+        tile_size: Of slides: width and height of a tile in pixels; default 224.
         mpp: Of slides: microns per pixel of a tile. TIFF files are slides where it is given, images where not.
         slide_mpp: Of slides that do not say: microns per pixel at full resolution.
 
@@ -67,7 +89,8 @@ def open_source(
             f"Reading images needs {error.name}: pip install 'backbone-runtime[embed]'.", name=error.name
         ) from error
     kind, listing = find_files(path, slides=mpp is not None)
-    _check_fit(kind, str(path), image_column=image_column, id_column=id_column, mpp=mpp)
+    columns = {"image_column": image_column, "id_column": id_column}
+    _check_fit(kind, str(path), **columns, tile_size=tile_size, mpp=mpp, slide_mpp=slide_mpp)
     if kind == "images":
         return Folder(listing)
     if kind == "parquet":
@@ -79,7 +102,7 @@ def open_source(
     return _slides(listing, tile_size, mpp, slide_mpp)
 
 
-def _slides(listing: "Listing", tile_size: int, mpp: float | None, slide_mpp: float | None) -> "Slides":
+def _slides(listing: "Listing", tile_size: int | None, mpp: float | None, slide_mpp: float | None) -> "Slides":
     if mpp is None:
         raise InputError(
             f"{listing.root} holds slides: say how many microns a pixel of a tile is with mpp (--mpp), such as 0.5. "
@@ -92,11 +115,11 @@ def _slides(listing: "Listing", tile_size: int, mpp: float | None, slide_mpp: fl
         raise DependencyError(
             f"Reading slides needs openslide ({error}): pip install 'backbone-runtime[wsi]'."
         ) from error
-    return read_slides(listing, Cut(tile_size, mpp, slide_mpp))
+    return read_slides(listing, Cut(TILE_SIZE if tile_size is None else tile_size, mpp, slide_mpp))
 
 
-def _check_options(tile_size: int, mpp: float | None, slide_mpp: float | None) -> None:
-    if tile_size < 1:
+def _check_options(tile_size: int | None, mpp: float | None, slide_mpp: float | None) -> None:
+    if tile_size is not None and tile_size < 1:
         raise InputError(f"tile_size={tile_size}: a tile is at least one pixel wide.")
     for name, value in (("mpp", mpp), ("slide_mpp", slide_mpp)):
         if value is not None and not 0 < value < float("inf"):
@@ -105,7 +128,7 @@ def _check_options(tile_size: int, mpp: float | None, slide_mpp: float | None) -
 
 def _check_fit(kind: Kind, path: str, **options: object) -> None:
     """Refuse options that would do nothing: they were meant for another input."""
-    fitting = {"parquet": ("image_column", "id_column"), "tar": ("image_column",), "slides": ("mpp",)}.get(kind, ())
+    fitting = _FITTING.get(kind, ())
     for name, value in options.items():
         if value is not None and name not in fitting:
-            raise InputError(f"{name}={value!r} does not fit {path}, which holds {kind}.")
+            raise InputError(f"{name}={value!r} does not fit {path}, which holds {kind}. Leave it out.")

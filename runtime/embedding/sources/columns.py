@@ -72,14 +72,28 @@ def _id_name(schema: pa.Schema, place: str, asked: str | None, *, besides: str) 
         return None
     fitting = [field.name for field in schema if _is_id(field.type)]
     if asked is None:
-        by_name = {name.lower(): name for name in reversed(fitting) if name != besides}
-        return next((by_name[name] for name in ID_NAMES if name in by_name), None)
+        return _usual_id_name(schema, place, [name for name in fitting if name != besides], besides)
     if asked not in fitting:
         raise InputError(
             f"The column {asked!r} of {place} {_what(schema, asked)}. Ids are strings or integers; "
             f"id_column={NUMBERS!r} numbers the rows. Its columns: {_described(schema)}."
         )
     return asked
+
+
+def _usual_id_name(schema: pa.Schema, place: str, fitting: list[str], besides: str) -> str | None:
+    by_name = {name.lower(): name for name in reversed(fitting)}
+    if found := next((by_name[name] for name in ID_NAMES if name in by_name), None):
+        return found
+    # Rows would be numbered though they have ids: integers become floating point where one was missing.
+    alien = [name for name in schema.names if name.lower() in ID_NAMES and name != besides]
+    if alien:
+        raise InputError(
+            f"The column {alien[0]!r} of {place} {_what(schema, alien[0])}. Ids are strings or integers: write it as "
+            f"one, name another with id_column (--id-column), or number the rows with id_column={NUMBERS!r}. "
+            f"Its columns: {_described(schema)}."
+        )
+    return None
 
 
 def _form(kind: pa.DataType) -> Form | None:

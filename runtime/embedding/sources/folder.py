@@ -1,6 +1,6 @@
 """Image files: of a folder, a glob, or one alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from runtime.embedding.sources.listing import Listing
@@ -16,6 +16,11 @@ class Folder:
 
     listing: Listing
 
+    @property
+    def ignored(self) -> Mapping[str, int]:
+        """How many other files lay beside them, by suffix."""
+        return self.listing.ignored
+
     def pieces(self) -> Sequence[Piece]:
         """Return pieces called 000000, 000001 and so on."""
         starts = range(0, len(self.listing), NAMES_PER_PIECE)
@@ -30,5 +35,5 @@ class Folder:
             yield Tile(text, self.listing.root / text)
 
     def fingerprint(self) -> str:
-        """Return a hash of names and sizes."""
+        """Return a hash of the names: what a file holds decides its own row and no other, so that it can be mended."""
         return f"images-{self.listing.digest()}"

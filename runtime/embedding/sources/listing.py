@@ -6,45 +6,56 @@ import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from runtime.embedding.sources.kinds import Found, Kind, choose, kind_of, suffix_of
+from runtime.embedding.sources.tree import files, has_magic
 from runtime.errors import InputError
 
-Entry = tuple[str, int]
-"""A name relative to the root, with forward slashes, and the file's size in bytes."""
-
 _CHUNK = 65536
+# What follows a dot may be a number: so many are told apart, others are one.
+_SUFFIXES, _REST = 100, ".*"
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Files of one kind below `root`, in the order of their names' bytes."""
+    """Files of one kind below `root`, in the order of their names' bytes.
+
+    Attributes:
+        root: The folder that the names are relative to.
+        names: The files.
+        ignored: How many others lay beside them, by suffix: what a wrong name hides must not vanish.
+    """
 
     root: Path
     names: pa.LargeStringArray
-    sizes: pa.Int64Array
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def paths(self) -> list[Path]:
-        """Return all paths; for lists that are known to be short."""
-        return [self.root / name for name in self.names.to_pylist()]
+    def sizes(self) -> tuple[str, ...]:
+        """Return the size of each file in words, which tells that it was written anew; for lists known to be short.
+
+        Raises:
+            InputError: One is gone.
+        """
+        try:
+            return tuple(f"{(self.root / name).stat().st_size:,} bytes" for name in self.names.to_pylist())
+        except OSError as error:
+            raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
 
     def digest(self) -> str:
-        """Return a SHA-256 of names and sizes."""
+        """Return a SHA-256 of the names."""
         state = hashlib.sha256()
-        for array in (self.names, self.sizes):
-            for buffer in array.buffers()[1:]:
-                state.update(buffer)
+        for buffer in self.names.buffers()[1:]:
+            state.update(buffer)
         return state.hexdigest()
 
 
@@ -60,32 +71,29 @@ def find_files(path: str | Path, *, slides: bool) -> tuple[Kind, Listing]:
     except OSError as error:
         raise InputError(f"{path} cannot be listed: {error}") from error
     kind = choose(Found(str(path), {kind: sum(map(len, chunks)) for kind, chunks in kinds.items()}, others))
-    names, sizes = _sorted(kinds.pop(kind))
     # Absolute: a worker may read from another working directory.
-    return kind, Listing(root.absolute(), names, sizes)
+    return kind, Listing(root.absolute(), _sorted(kinds.pop(kind)), dict(others))
 
 
-def _sorted(batches: list[pa.RecordBatch]) -> tuple[pa.Array, pa.Array]:
-    table = pa.Table.from_batches(batches).combine_chunks()
-    batches.clear()  # what is not held any more need not be held twice
-    table = table.take(pc.sort_indices(table, sort_keys=[("name", "ascending")]))
-    names, sizes = (pa.concat_arrays(column.chunks) for column in table.columns)
+def _sorted(chunks: list[pa.LargeStringArray]) -> pa.LargeStringArray:
+    names = pa.concat_arrays(chunks)
+    chunks.clear()  # what is not held any more need not be held twice
+    names = names.take(pc.sort_indices(names))
     again = pc.equal(names[1:], names[:-1])  # `**/**` matches a file more than once
     if pc.any(again).as_py():
-        once = pa.concat_arrays([pa.array([True]), pc.invert(again)])
-        names, sizes = names.filter(once), sizes.filter(once)
-    return names, sizes
+        names = names.filter(pa.concat_arrays([pa.array([True]), pc.invert(again)]))
+    return names
 
 
-def _entries(path: str) -> tuple[Path, Iterator[Entry]]:
+def _entries(path: str) -> tuple[Path, Iterator[str]]:
     here = Path(path)
     if here.is_dir():
-        return here, _walk(here)
+        return here, files(here)
     if here.exists():
-        return here.parent, iter([(here.name, here.stat().st_size)])
+        return here.parent, iter([here.name])
     if _RANGE.search(path):
         return _range(path)
-    if _MAGIC.search(path):
+    if has_magic(path):
         return _glob(path)
     raise InputError(f"There is no {path}{_near(here)}. Name a file, a folder, or a glob such as 'tiles/**/*.png'.")
 
@@ -99,36 +107,36 @@ def _near(path: Path) -> str:
     return f"; {folder} holds {shown or 'nothing'}"
 
 
-def _walk(root: Path) -> Iterator[Entry]:
-    """Yield every file below `root`, links followed, in no order; names with a leading dot are not looked at."""
-    # Each with the real paths of all folders above it: a link to one of those would never end.
-    folders: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
-    while folders:
-        prefix, above = folders.pop()
-        with os.scandir(root / prefix) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                name = prefix + entry.name
-                if entry.is_dir():
-                    real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
-                    if real not in above:
-                        folders.append((f"{name}/", (*above, real)))
-                elif entry.is_file():
-                    yield name, entry.stat().st_size
-                elif entry.is_symlink():  # to nowhere: listed, so that it is reported as unreadable
-                    yield name, 0
-
-
-def _glob(pattern: str) -> tuple[Path, Iterator[Entry]]:
-    fixed = itertools.takewhile(lambda part: not _MAGIC.search(part), Path(pattern).parts)
+def _glob(pattern: str) -> tuple[Path, Iterator[str]]:
+    parts = Path(pattern).parts
+    fixed = list(itertools.takewhile(lambda part: not has_magic(part), parts))
     root = Path(*fixed)
-    # Unlike Path.glob, it follows links to folders and leaves out names with a leading dot, as _walk does.
-    matches = glob.iglob(str(Path(pattern).relative_to(root)), root_dir=root, recursive=True)  # noqa: PTH207
-    return root, ((Path(name).as_posix(), (root / name).stat().st_size) for name in matches if (root / name).is_file())
+    if not root.is_dir():
+        raise InputError(f"There is no folder {root}{_near(root)}. {pattern} is looked for in it.")
+    found = files(root, parts[len(fixed) :])
+    first = next(found, None)
+    if first is None:
+        raise InputError(_no_match(pattern, root))
+    return root, itertools.chain([first], found)
 
 
-def _range(pattern: str) -> tuple[Path, Iterator[Entry]]:
+def _no_match(pattern: str, root: Path) -> str:
+    """Return what to say of a pattern that matches no file: folders that it matches, or other files near them."""
+    if folders := glob.glob(pattern, recursive=True):  # noqa: PTH207  (Path.glob does not follow links)
+        return (
+            f"{pattern} matches only folders, such as {folders[0]}. Name the folder, or the files in all of them with "
+            f"'{pattern.rstrip('/')}/**'."
+        )
+    here = Counter(suffix_of(name) for name in itertools.islice(files(root), 1000))
+    understood = [suffix for suffix, _ in here.most_common() if kind_of(suffix, slides=True)]
+    known = (
+        f" Files there end in {', '.join(suffix or 'no suffix' for suffix, _ in here.most_common(5))}." if here else ""
+    )
+    meant = f" Perhaps '{pattern.removesuffix(suffix_of(pattern))}{understood[0]}' is meant." if understood else ""
+    return f"{pattern} matches no file{_near(root / '*')}.{known}{meant}"
+
+
+def _range(pattern: str) -> tuple[Path, Iterator[str]]:
     paths = [Path(path) for path in expand_range(pattern)]
     if not paths:
         raise InputError(f"{pattern} names no file: a range goes from the smaller number to the larger.")
@@ -138,7 +146,7 @@ def _range(pattern: str) -> tuple[Path, Iterator[Entry]]:
             f"{', '.join(map(str, missing[:3]))}{', ...' if len(missing) > 3 else ''}."
         )
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    return root, ((path.relative_to(root).as_posix(), path.stat().st_size) for path in paths)
+    return root, (path.relative_to(root).as_posix() for path in paths)
 
 
 def expand_range(pattern: str) -> list[str]:
@@ -152,27 +160,26 @@ def expand_range(pattern: str) -> list[str]:
     return [f"{pattern[: match.start()]}{n}{rest}" for n in numbers for rest in expand_range(pattern[match.end() :])]
 
 
-def _collect(entries: Iterator[Entry], slides: bool) -> tuple[dict[Kind, list[pa.RecordBatch]], Counter[str]]:
-    found: dict[Kind, list[pa.RecordBatch]] = defaultdict(list)
+def _collect(names: Iterator[str], slides: bool) -> tuple[dict[Kind, list[pa.LargeStringArray]], Counter[str]]:
+    found: dict[Kind, list[pa.LargeStringArray]] = defaultdict(list)
     others: Counter[str] = Counter()
-    while chunk := list(itertools.islice(entries, _CHUNK)):
-        by_kind: dict[Kind, list[Entry]] = defaultdict(list)
-        for entry in chunk:
-            if kind := kind_of(entry[0], slides):
-                by_kind[kind].append(entry)
+    while chunk := list(itertools.islice(names, _CHUNK)):
+        by_kind: dict[Kind, list[str]] = defaultdict(list)
+        for name in chunk:
+            if kind := kind_of(name, slides):
+                by_kind[kind].append(name)
             else:
-                others[suffix_of(entry[0])] += 1
+                suffix = suffix_of(name)
+                others[suffix if suffix in others or len(others) < _SUFFIXES else _REST] += 1
         for kind, listed in by_kind.items():
-            found[kind].append(_batch(listed))
+            found[kind].append(_array(listed))
     return found, others
 
 
-def _batch(entries: list[Entry]) -> pa.RecordBatch:
-    names, sizes = zip(*entries, strict=True)
+def _array(names: list[str]) -> pa.LargeStringArray:
     try:
-        columns = [pa.array(names, pa.large_string()), pa.array(sizes, pa.int64())]
+        return pa.array(names, pa.large_string())
     except UnicodeEncodeError as error:
         raise InputError(
             f"The file name {os.fsencode(error.object)!r} is not UTF-8, and ids are. Rename it."
         ) from error
-    return pa.record_batch(columns, names=["name", "size"])

@@ -2,15 +2,17 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import openslide
 from PIL import Image
 
+from runtime.embedding.sources.damage import check_opens, check_some_left
 from runtime.embedding.sources.grid import Cut, Grid, plan_grid
 from runtime.embedding.sources.listing import Listing
 from runtime.embedding.sources.tissue import on_background, tiles_with_tissue
@@ -26,34 +28,46 @@ class Slides:
     Attributes:
         root: The folder that the names are relative to.
         names: The slides.
-        sizes: Bytes of each file.
+        sizes: Of each file, in words.
         cut: How they are cut.
+        damaged: Those that OpenSlide does not read, and why. Each is one tile, unreadable and called as the file.
+        ignored: How many other files lay beside them, by suffix.
     """
+
+    coordinates: ClassVar = ("x", "y", "size", "mpp")
 
     root: Path
     names: tuple[str, ...]
-    sizes: tuple[int, ...]
+    sizes: tuple[str, ...]
     cut: Cut
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def pieces(self) -> Sequence[Piece]:
         """Return the files by name."""
-        return [Piece(name, None) for name in self.names]
+        return [Piece(name, None, size) for name, size in zip(self.names, self.sizes, strict=True)]
 
     def tiles(self, piece: Piece, start: int = 0) -> Iterator[Tile]:
         """Yield the tiles with tissue row by row, read by as many threads as there are CPUs."""
-        path = self.root / piece.name
-        try:
-            with openslide.OpenSlide(path) as slide:
-                grid = _grid(slide, self.cut)
-                corners = [grid.corner(*position) for position in tiles_with_tissue(slide, grid)[start:]]
-                read = _Reader(path, slide, grid, self.cut.size)
-                yield from _ahead(lambda corner: self._tile(piece.name, corner, grid, read), corners)
-        except openslide.OpenSlideError as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
+        path, reason = self.root / piece.name, self.damaged.get(piece.name)
+        if reason is None:
+            try:
+                with openslide.OpenSlide(path) as slide:
+                    grid = _grid(slide, self.cut)
+                    corners = [grid.corner(*position) for position in tiles_with_tissue(slide, grid)[start:]]
+                    read = _Reader(path, slide, grid, self.cut.size)
+                    yield from _ahead(lambda corner: self._tile(piece.name, corner, grid, read), corners)
+            except openslide.OpenSlideError as error:  # of its tissue: regions that are read have their own
+                check_opens(path)
+                reason = f"no tissue can be looked for in the slide: {error}"
+        if reason is not None:
+            # With coordinates, as every tile of a slide has them.
+            where = {"x": 0, "y": 0, "size": 0, "mpp": self.cut.mpp}
+            yield Tile(piece.name, UnreadableImageError(reason), where)
 
     def fingerprint(self) -> str:
-        """Return a hash of names, sizes and how the slides are cut."""
-        content = repr((self.names, self.sizes, self.cut))
+        """Return a hash of the names and of how the slides are cut."""
+        content = repr((self.names, self.cut))
         return f"slides-{hashlib.sha256(content.encode()).hexdigest()}"
 
     def _tile(self, name: str, corner: tuple[int, int], grid: Grid, read: "_Reader") -> Tile:
@@ -63,28 +77,31 @@ class Slides:
 
 
 def read_slides(listing: Listing, cut: Cut) -> Slides:
-    """Return the slides of `listing`, each seen to open and to have the resolution.
+    """Return the slides of `listing`, each seen to have the resolution where it opens at all.
 
     Raises:
-        InputError: Slides that OpenSlide does not read, that do not say their resolution, or are too coarse.
+        InputError: Slides that do not say their resolution, or are too coarse; or OpenSlide reads none.
     """
     names = listing.names.to_pylist()
-    wrong = {name: reason for name in names if (reason := _problem(listing.root / name, cut))}
+    wrong, damaged = {}, {}
+    for name in names:
+        try:
+            _look(listing.root / name, cut)
+        except InputError as error:
+            wrong[name] = str(error)
+        except openslide.OpenSlideError as error:
+            check_opens(listing.root / name)
+            damaged[name] = f"is no slide that OpenSlide reads: {error}"
     if wrong:
         some = "; ".join(f"{name}: {reason}" for name, reason in list(wrong.items())[:3])
         raise InputError(f"{len(wrong)} of {len(names)} slides in {listing.root} cannot be cut. {some}.")
-    return Slides(listing.root, tuple(names), tuple(listing.sizes.to_pylist()), cut)
+    check_some_left(listing.root, names, damaged)
+    return Slides(listing.root, tuple(names), listing.sizes(), cut, damaged, listing.ignored)
 
 
-def _problem(path: Path, cut: Cut) -> str | None:
-    try:
-        with openslide.OpenSlide(path) as slide:
-            _grid(slide, cut)
-    except InputError as error:
-        return str(error)
-    except openslide.OpenSlideError as error:
-        return f"OpenSlide does not read it: {error}"
-    return None
+def _look(path: Path, cut: Cut) -> None:
+    with openslide.OpenSlide(path) as slide:
+        _grid(slide, cut)
 
 
 def _grid(slide: openslide.OpenSlide, cut: Cut) -> Grid:
