@@ -1,4 +1,4 @@
-"""Attention that stayed written out in a graph, as matrix products and a softmax, and the backbones that must have none."""
+"""Attention that stayed written out in a graph, as products and a softmax, and the backbones that must have none."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,9 +13,7 @@ from runtime.machine import installed
 # What may stand between softmax and product of one attention: a change of shape; before, scale, bias and mask, too.
 _SHAPES = frozenset(("Cast", "Expand", "Identity", "Reshape", "Transpose"))
 _SCORES = _SHAPES | {"Add", "Div", "Mul", "Sub", "Where"}
-_TIMM = frozenset(
-    ("timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva", "timm.models.beit.Beit")
-)
+_TIMM = frozenset(("timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva", "timm.models.beit.Beit"))
 _TRANSFORMERS = "transformers.modeling_utils.PreTrainedModel"
 
 
@@ -51,8 +49,7 @@ def _of_a_product(value: ir.Value | None) -> bool:
 def _multiplied(value: ir.Value) -> bool:
     nodes = [use.node for use in value.uses()]
     return any(
-        node.op_type == "MatMul" or (node.op_type in _SHAPES and any(map(_multiplied, node.outputs)))
-        for node in nodes
+        node.op_type == "MatMul" or (node.op_type in _SHAPES and any(map(_multiplied, node.outputs))) for node in nodes
     )
 
 

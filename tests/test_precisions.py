@@ -1,6 +1,7 @@
 """Lower precisions from the build to the served numbers, on the architectures that differ in what they need."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builds import TINY, run_command
 from conftest import request_for
 from outliers import inject_outliers
 from small_architectures import ARCHITECTURES, SIDE, images, make
@@ -16,9 +18,9 @@ from torch import nn
 
 from exporters import pipeline
 from exporters.plan import Job, Outcome, plan
-from runtime import load_model, register_model, registry
+from runtime import load, load_model, register_model, registry
 from runtime.artifacts import Store
-from runtime.errors import DeviceError
+from runtime.errors import DeviceError, PrecisionWarning
 from runtime.facts import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from runtime.manifest import Form
 
@@ -136,6 +138,19 @@ def test_int8_ranges_are_constants_or_taken_from_each_batch(
     assert (step.action, step.reason.split()[:2]) == ("build", ["stale:", "calibration"])
 
 
+def test_int8_on_a_cpu_that_saturates_is_served_with_a_warning(
+    register: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = register("test/saturating", make("plain ViT"))
+    pipeline.build(Job(request_for(name, artifacts=str(tmp_path)), (Form("onnx", "cpu", "int8"),), calibration="none"))
+    given: dict[str, Any] = {"artifacts": tmp_path, "device": "cpu", "precision": "int8", "on_fallback": "error"}
+    monkeypatch.setattr(load, "cpu_flags", lambda: frozenset(("avx2",)))
+
+    for backend in ("onnx", "openvino"):
+        with pytest.warns(PrecisionWarning, match=r"none of VNNI, AMX .* python -m exporters.verify test/saturating"):
+            load_model(name, backend=backend, **given)
+
+
 def test_calibration_images_that_are_not_there_are_told(register: Any, tmp_path: Path) -> None:
     name = register("test/uncalibrated", make("plain ViT"))
     job = Job(request_for(name, artifacts=str(tmp_path)), (Form("onnx", "cpu", "int8"),), calibration=str(tmp_path))
@@ -144,3 +159,26 @@ def test_calibration_images_that_are_not_there_are_told(register: Any, tmp_path:
 
     assert outcome.status == "failed"
     assert str(tmp_path) in outcome.note
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--precision", "int8", "--calibration", "nowhere"),
+            "nowhere does not exist. Name a folder .* or leave",
+        ),
+        (
+            ("--calibration", "nowhere"),
+            "--calibration=nowhere: only int8 is calibrated, and none is asked for. Add",
+        ),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_refused_before_anything_is_loaded(
+    arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    ran = run_command("test/tiny_vit", *TINY, "--format", "onnx", "--artifacts", tmp_path / "store", *arguments)
+
+    assert ran.status == 2
+    assert re.search(said, ran.err), ran.err
+    assert not (tmp_path / "store").exists()

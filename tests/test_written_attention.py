@@ -1,4 +1,4 @@
-"""Attention that is written out is counted, and fails the build of a Vision Transformer; no environment variable decides."""
+"""Attention that is written out is counted, and fails the build of a Vision Transformer."""
 
 import json
 import os

@@ -11,8 +11,8 @@ from exporters.passes.matching import constant, is_scalar, producer, sides
 def drop_copies(model: ir.Model) -> int:
     """Replace every gathering of all values in their own order by the values themselves; return how many.
 
-    torch gives the mean of a map strides of its own (`as_strided`). The exporter writes that as a table of places, which
-    is computed from the size of the batch, and that a GPU would read from the host.
+    torch gives the mean of a map strides of its own (`as_strided`). The exporter writes that as a table of places,
+    computed from the size of the batch, which a GPU would read from the host.
     """
     found = [(node, source) for node in model.graph if (source := _copied(node)) is not None]
     for node, source in found:
