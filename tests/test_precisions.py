@@ -23,6 +23,7 @@ from runtime.artifacts import Store
 from runtime.errors import DeviceError, PrecisionWarning
 from runtime.facts import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from runtime.manifest import Form
+from runtime.preprocess import normalise
 
 FORMS = (
     Form("onnx"),
@@ -30,6 +31,9 @@ FORMS = (
     Form("onnx", "cpu", "int8"),
     Form("onnx", "cuda", "fp16"),
     Form("onnx", "cuda", "bf16"),
+    Form("onnx", "cpu", "fp32", "uint8"),
+    Form("onnx", "cpu", "int8", "uint8"),
+    Form("onnx", "cuda", "fp16", "uint8"),
 )
 FACTS = Preprocessing(size=SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
@@ -72,6 +76,11 @@ def test_every_precision_passes_its_gate_and_serves(architecture: str, register:
         assert got.dtype == np.float32
         assert not np.array_equal(got, expected)
         assert smallest_cosine(got, expected) > 0.99
+    pictures = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
+    normalised = load_model(name, backend="onnx", **given)(normalise(pictures, FACTS))
+    for precision, cosine in (("fp32", 0.999999), ("int8", 0.99)):
+        got = load_model(name, backend="onnx", precision=precision, input="uint8", **given)(pictures)
+        assert smallest_cosine(got, normalised) > cosine
 
 
 def smallest_cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
