@@ -28,11 +28,12 @@ class WholeAttention(TorchFunctionMode):
 
     Attributes:
         markers: How many calls became markers.
+        left: How many did not, and are written out as products and a softmax.
     """
 
     def __init__(self, *, mark: bool = True) -> None:
         super().__init__()
-        self.markers = 0
+        self.markers = self.left = 0
         self._mark = mark
 
     def __torch_function__(
@@ -57,6 +58,7 @@ class WholeAttention(TorchFunctionMode):
         if self._mark and _sayable(query, key, value, *args, **given):
             self.markers += 1
             return mark(query, key, value, *args, **given)
+        self.left += 1
         run = SDPA if query.ndim == 4 else attention
         return run(query, key, value, *args, **given)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from exporters import plan, workers
 from exporters.arguments import parser_of_build
+from exporters.int8.calibration import calibration_id
 from exporters.plan import DEFAULT_VARIANTS, Job, Outcome
 from runtime import registry
 from runtime.arguments import import_modules, join_negative
@@ -51,6 +52,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     if "onnx" in options.format and not options.dry_run:
         check_installation(onnxruntime_distributions(), installed("onnxruntime"))  # verification will need it
     options.forms = _forms(options)
+    _check_calibration(options)
     import_modules(options.imports)
     found = plan.names(options.names, options.exclude, options.all)
     if options.checkpoint_path is not None and len(found) > 1:
@@ -59,6 +61,18 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
             f"named: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}. Name the one."
         )
     return [job for name in found for job in _jobs_of(name, options)]
+
+
+def _check_calibration(options: argparse.Namespace) -> None:
+    """Raise for images that nothing is calibrated with, or that are not there: a build would tell minutes later."""
+    if options.calibration is None:
+        return
+    if not any(form.precision == "int8" for form in options.forms):
+        raise OptionError(
+            f"--calibration={options.calibration}: only int8 is calibrated, and none is asked for. Add "
+            "--precision int8 (for the target cpu), or leave --calibration out."
+        )
+    calibration_id(options.calibration)
 
 
 def _forms(options: argparse.Namespace) -> tuple[Form, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from exporters import to_onnx
 from exporters.parity import relative_rms
-from runtime import eager
+from exporters.reference import load_eager
 from runtime.request import Request
 
 # Well above what one operator's rounding gives, well below what a wrong one does.
@@ -23,7 +23,7 @@ def first_diverging_node(request: Request, graph: Path, outputs: Sequence[str], 
 
     The eager program runs step by step as torch.export saw it; the exporter names values after its steps.
     """
-    module = eager.build(request).module
+    module = load_eager(request).module
     patch = request.spec.patch_size if request.size == "dynamic" else None
     program = to_onnx.export(module, example, outputs, patch, whole_attention=False)  # torch cannot run a marker
     exported = program.exported_program

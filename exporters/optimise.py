@@ -8,6 +8,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from exporters.attention import DOMAIN, MARKER
 from exporters.passes.activations import fuse_gelu, fuse_silu
 from exporters.passes.attention import fuse_attention
+from exporters.passes.copies import drop_copies
 from exporters.passes.cubic import expand_cubic_resize
 from exporters.passes.layer_scale import fold_layer_scale
 from exporters.passes.layout import cancel_transposes
@@ -39,6 +40,7 @@ def optimise(model: ir.Model, *, dynamic: bool, target: str = "cpu", precision: 
         expand_cubic_resize(model)
     marked = sum((node.domain, node.op_type) == (DOMAIN, MARKER) for node in model.graph.all_nodes())
     applied = {
+        "copies": drop_copies(model),
         "attention": fuse_attention(model),
         "transposes": _until_none(model, cancel_transposes),
         "layer_scale": fold_layer_scale(model) if precision != "fp32" else 0,

@@ -10,11 +10,11 @@ from exporters import plan, record
 from exporters.exporter import Exporter
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
-from exporters.reference import example, make_references
+from exporters.reference import example, load_eager, make_references
 from exporters.trial import Trial, measure, require_parity, worst
 from runtime import eager
 from runtime.artifacts import open_store, sha256_of
-from runtime.errors import BackboneError, BuildError, VerificationError
+from runtime.errors import BackboneError, VerificationError
 from runtime.machine import installed
 from runtime.manifest import Artifact, Form, Manifest, StoredFile, TensorInfo
 from runtime.out_indices import label
@@ -65,19 +65,6 @@ def _build(job: Job, forms: list[Form], space: Workspace, report: Report) -> lis
     space.stage(staged)
     trial = Trial(job.request, references, space.staging.root, job.threads)
     return outcomes + [_verify_and_publish(trial, job, a, space, report, started) for a in staged]
-
-
-def load_eager(request: Request) -> eager.EagerModel:
-    """Return the eager backbone of a request.
-
-    Raises:
-        BackboneError: As `runtime.eager.build`.
-        BuildError: A file that its function reads is missing.
-    """
-    try:
-        return eager.build(request)
-    except OSError as error:  # a file that its function misses is not the store's fault
-        raise BuildError(f"{request.spec.name} could not be loaded: {type(error).__name__}: {error}") from error
 
 
 def _stage(exporter: Exporter, form: Form, pool: WeightPool, published: Manifest, space: Workspace) -> Artifact:

@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable
 
 from exporters import plan
-from exporters.pipeline import load_eager
 from exporters.plan import Job, Outcome
-from exporters.reference import make_references
+from exporters.reference import load_eager, make_references
 from exporters.trial import Trial, measure, obstacle, require_parity, worst
 from runtime.artifacts import Store, open_store
 from runtime.commands import build_command

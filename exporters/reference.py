@@ -11,6 +11,7 @@ from exporters.gate import require_finite
 from exporters.inputs import EXACT_BATCH, verification_images, verification_inputs
 from exporters.parity import relative_rms
 from runtime.eager import EagerModel
+from runtime.errors import BuildError
 from runtime.facts import Preprocessing
 from runtime.manifest import Form
 from runtime.preprocess import normalise
@@ -38,6 +39,23 @@ class Reference:
     exact: list[Any]
     exact_batch: int
     own_errors: Mapping[str, list[float]]
+
+
+def load_eager(request: Request) -> EagerModel:
+    """Return the eager backbone of a request, the same one whatever the environment says of fused attention.
+
+    Raises:
+        BackboneError: As `runtime.eager.build`.
+        BuildError: A file that its function reads is missing.
+    """
+    from exporters.written_attention import fused_attention
+    from runtime import eager
+
+    try:
+        with fused_attention():
+            return eager.build(request)
+    except OSError as error:  # a file that its function misses is not the store's fault
+        raise BuildError(f"{request.spec.name} could not be loaded: {type(error).__name__}: {error}") from error
 
 
 def make_references(request: Request, model: EagerModel, forms: Sequence[Form]) -> dict[str, Reference]:

@@ -20,6 +20,7 @@ from exporters.int8.conversion import to_int8
 from exporters.optimise import optimise
 from exporters.pixels import take_pixels
 from exporters.pool import Slice, WeightPool
+from exporters.written_attention import ensure_fused, written_out
 from runtime.errors import ExportError
 from runtime.manifest import Form
 
@@ -42,13 +43,13 @@ def export(
     With `whole_attention` every call of attention is one marker node, for `exporters.passes.attention` to lower.
 
     Raises:
-        ExportError: torch could not export the module.
+        ExportError: torch could not export the module, or the attention of a Vision Transformer is no call.
     """
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if patch_size is not None:
         dynamic |= {2: patch_size * torch.export.Dim("h", min=2), 3: patch_size * torch.export.Dim("w", min=2)}
     try:
-        with torch.no_grad(), _quiet(), WholeAttention(mark=whole_attention):
+        with torch.no_grad(), _quiet(), WholeAttention(mark=whole_attention) as attention:
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -66,6 +67,7 @@ def export(
         raise ExportError("torch.onnx returned nothing.")
     if whole_attention:
         ensure_every_call_seen(program)
+        ensure_fused(module, program.model, attention.left)
     return program
 
 
@@ -89,6 +91,8 @@ def derive(program: torch.onnx.ONNXProgram, form: Form, images: Images) -> tuple
     model = program.model.clone()
     applied = optimise(model, dynamic=images.dynamic, target=form.target, precision=form.precision)
     facts: dict[str, Any] = {"passes": applied}
+    if written := written_out(model):
+        facts["attention_written_out"] = written
     if form.target == "cuda" and form.precision in ("fp16", "bf16"):
         facts["half"] = to_half(model, precision=form.precision, batches=images.verification())
     if form.precision == "int8":

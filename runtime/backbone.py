@@ -16,8 +16,8 @@ from runtime.backends import Session
 from runtime.contract import Contract
 from runtime.errors import ClosedError, OptionError
 from runtime.manifest import Artifact
-from runtime.ranking import reason
 from runtime.request import NOT_OF_ONNXRUNTIME, Request
+from runtime.selection import preference
 
 
 class Backbone:
@@ -144,7 +144,9 @@ class Backbone:
             "device_reason": session.reason,
             "providers": list(session.providers),
             "fallback": self._fallback,
-            "measured": reason(self.backend, session.device.partition(":")[0], self._request.precision),
+            "measured": preference(self._request, self.backend, session.device.partition(":")[0]),
+            "load": self._request.load,
+            "reuse_outputs": self._request.reuse_outputs,
             "out_indices": None if self._request.canonical is None else list(self._request.canonical),
             "image_size": self._request.size,
             "options": dict(self._request.options),

@@ -34,6 +34,8 @@ class Contract:
                 f"{self.spec.name} takes a numpy array or torch tensor, not {type(images).__name__}. "
                 "For pictures: model(model.preprocess(images))."
             )
+        if is_tensor and (empty := _without_values(images)):
+            raise InputError(f"{self.spec.name} takes {self}; got {empty}")
         dtype = str(images.dtype).removeprefix("torch.")
         problem = self.problem(dtype, tuple(images.shape))
         if problem:
@@ -87,3 +89,13 @@ class Contract:
         patches = f"multiples of {self.spec.patch_size}"
         sides = patches if isinstance(self.size, str) else ", ".join(map(str, self.size))
         return f"{self.input} [B, {order}] with {facts.axes} = {sides}"
+
+
+def _without_values(tensor: Any) -> str | None:
+    """Return what is wrong with a torch tensor whose values do not lie in memory one by one, or `None`."""
+    if tensor.device.type == "meta":
+        return "a tensor on the meta device, which has a shape and no values. Give it images that were computed."
+    layout = str(tensor.layout).removeprefix("torch.")
+    if layout != "strided":
+        return f"a tensor of layout {layout}. Give it a dense batch, such as images.to_dense()."
+    return None

@@ -28,6 +28,7 @@
         └── VerificationError                    the artifact's numbers are not the eager backbone's
 
     BackendFallbackWarning       (UserWarning)   something slower than what was asked for is serving
+    PrecisionWarning             (UserWarning)   numbers may be worse on this CPU than where they were verified
     PluginWarning                (UserWarning)   an installed backbone plugin could not be imported
 
 A message says what was asked, why it cannot be had, what exists, and what to do next.
@@ -132,6 +133,10 @@ class VerificationError(BuildError):
 
 class BackendFallbackWarning(UserWarning):
     """Something slower than what was asked for is serving; the message says why and how to mend it."""
+
+
+class PrecisionWarning(UserWarning):
+    """Numbers may be worse on this machine than where they were verified."""
 
 
 class PluginWarning(UserWarning):

@@ -21,7 +21,9 @@ from runtime.errors import (
     BackendFallbackWarning,
     DependencyError,
     DeviceError,
+    PrecisionWarning,
 )
+from runtime.instructions import cpu_flags, saturates, saturation
 from runtime.machine import installed, nvidia_driver, onnxruntime_distributions
 from runtime.manifest import Artifact, Manifest
 from runtime.out_indices import OutIndices
@@ -65,7 +67,8 @@ def load_model(
         out_indices: `None` for the embedding [B, D]; n for the last n feature maps; a sequence of block indices for
             those, in ascending block order. Maps are [B, C, h, w].
         backend: `onnx`, `openvino` (the same ONNX artifacts on CPUs), `pt2` (compiled by AOTInductor), `torchscript`
-            or `eager`; `auto` (the default) is the fastest that can serve, by the measurements in `info["measured"]`.
+            or `eager`; `auto` (the default) is the fastest that can serve, by the measurements in `info["measured"]`;
+            with `load="fast"`, `reuse_outputs` or `providers`, which are onnxruntime's, onnx comes first.
         device: `None` for CUDA if it truly starts, else the CPU; `cpu`; `cuda` or `cuda:1`, which then must start.
         precision: `fp32` (the default), `fp16` (CUDA), `bf16` (CUDA; on CPUs with openvino or pt2) or `int8` (CPUs).
             Inputs and outputs are float32 in each.
@@ -141,10 +144,12 @@ def serve(request: Request) -> Backbone:
     if selection.backend is None:
         raise _most_telling(selection.rejected)(selection.reasons)
     if selection.backend == "eager" and selection.rejected:
-        first = selection.rejected[0]
+        # A device stays what it is: what can be built or installed is told first.
+        first = next((r for r in selection.rejected if not isinstance(r, DeviceError)), selection.rejected[0])
         if request.on_fallback == "error":
             raise type(first)(f"{first}\nServing it by eager torch is ruled out by on_fallback='error'.")
-        warnings.warn(f"{first}\nUntil then eager torch serves it.", BackendFallbackWarning, stacklevel=3)
+        until = "Eager torch serves it" if isinstance(first, DeviceError) else "Until then eager torch serves it"
+        warnings.warn(f"{first}\n{until}.", BackendFallbackWarning, stacklevel=3)
     try:
         backbone = Backbone(request, selection.backend, selection.artifact, open_session, selection.reasons)
     except ArtifactCorruptError:
@@ -153,7 +158,9 @@ def serve(request: Request) -> Backbone:
         return serve(request)  # a build replaced the artifact between the look and the load
     if _cuda_did_not_start(request, selection.artifact, backbone):
         backbone.close()
-        return serve(replace(request, device="cpu"))
+        return serve(replace(request, device="cpu", gpu_mem_limit=None))
+    if request.precision == "int8" and backbone.device == "cpu" and saturates(cpu_flags()):
+        warnings.warn(saturation(request.spec.name), PrecisionWarning, stacklevel=3)
     return backbone
 
 
@@ -217,8 +224,8 @@ def obstacles(request: Request) -> dict[str, BackboneError]:
         check_installation(onnxruntime_distributions(), installed("onnxruntime"))
     except DependencyError as error:
         found["onnx"] = error
-    if not installed("openvino"):
-        found["openvino"] = DependencyError(openvino.MISSING)
+    if problem := openvino.obstacle(request):
+        found["openvino"] = problem
     hint = missing_for_eager(request.spec)
     if not installed("torch"):
         found |= {backend: DependencyError(f"backend={backend!r}: {hint}") for backend in ("pt2", "torchscript")}

@@ -32,7 +32,7 @@ NOT_OF_ONNXRUNTIME: Mapping[str, Any] = {
     "cuda_graphs": False,
     "gpu_mem_limit": None,
 }
-# Nobody is worse off without these: with `auto` another backend may serve. The others ask for what only CUDA has.
+# Nobody is worse off without these: with `auto` another backend may serve where onnx cannot. The others need CUDA.
 _HARMLESS = ("load", "reuse_outputs", "providers")
 
 
@@ -118,6 +118,12 @@ class Request:
                 "cuda_graphs=True captures one graph for each of batch_sizes at a fixed image size: give batch_sizes, "
                 "such as (1, 8), and no image_size='dynamic'."
             )
+
+    @property
+    def of_onnxruntime(self) -> tuple[str, ...]:
+        """What was asked for that only onnxruntime can do, spelled as it was asked."""
+        asked = {name: getattr(self, name) for name, no in NOT_OF_ONNXRUNTIME.items() if getattr(self, name) != no}
+        return tuple(f"{name}={list(v) if isinstance(v, tuple) else v!r}" for name, v in asked.items())
 
     def _check_weights(self) -> None:
         if self.weights not in WEIGHTS and not _CHECKPOINT.fullmatch(str(self.weights)):
@@ -257,6 +263,9 @@ def make_request(spec: BackboneSpec, model_kwargs: Mapping[str, Any] | None, giv
     for name in ("providers", "provider_options", "batch_sizes"):
         if name in known:
             known[name] = _several(name, known[name])
+    sizes = known.get("batch_sizes")
+    if sizes is not None and all(type(size) is int for size in sizes):  # the request refuses others
+        known["batch_sizes"] = tuple(sorted(set(sizes)))
     if "device" in known:
         known["device"] = str(known["device"])
     return Request(spec=spec, options=options, **known)

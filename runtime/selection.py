@@ -7,7 +7,7 @@ from runtime.artifacts import named_address, place
 from runtime.commands import build_command
 from runtime.errors import ArtifactNotFoundError, BackboneError, DeviceError
 from runtime.manifest import DATA, Artifact, Form, Manifest
-from runtime.ranking import UNMEASURED, order
+from runtime.ranking import order, reason
 from runtime.request import Request
 
 PREFERENCE = {
@@ -30,6 +30,8 @@ RUNS = {
     ("eager", "cpu"): ("fp32", "fp16", "bf16"),
     ("eager", "cuda"): ("fp32", "fp16", "bf16"),
 }
+# What runs for minutes where all else takes seconds: only for who names the backend.
+CRAWLS = (("eager", "cpu", "fp16"),)
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,17 @@ def candidates(request: Request, device_of: Callable[[str], str]) -> tuple[str, 
     """Return the backends that may answer a request, the most preferred first."""
     if request.backend != "auto":
         return PREFERENCE[request.backend]
-    if request.providers is not None:  # they are onnxruntime's
-        return UNMEASURED
-    return order(device_of("openvino"), request.precision)
+    measured = order(device_of("openvino"), request.precision)
+    return ("onnx", *(b for b in measured if b != "onnx")) if request.of_onnxruntime else measured
+
+
+def preference(request: Request, backend: str, device: str) -> str | None:
+    """Return why `auto` prefers `backend` on a device: what was asked for, and what was measured."""
+    measured = reason(backend, device, request.precision)
+    if backend != "onnx" or not request.of_onnxruntime:
+        return measured
+    asked = f"{', '.join(request.of_onnxruntime)}: only onnxruntime can do that, so that onnx comes first"
+    return f"{asked}; {measured}" if measured else asked
 
 
 def consider(
@@ -116,8 +126,8 @@ def consider(
         return Candidate(backend, None, ArtifactNotFoundError(unasked(request, [artifact])))
     if artifact is not None and backend in verified_by(artifact):
         return Candidate(backend, artifact, None)
-    reason = missing(request, manifest, wanted[0]) if artifact is None else unverified(request, artifact, backend)
-    return Candidate(backend, None, ArtifactNotFoundError(reason))
+    why = missing(request, manifest, wanted[0]) if artifact is None else unverified(request, artifact, backend)
+    return Candidate(backend, None, ArtifactNotFoundError(why))
 
 
 def _obstacle(
@@ -125,8 +135,14 @@ def _obstacle(
 ) -> BackboneError | None:
     if backend in obstacles:
         return obstacles[backend]
-    reason = unable(backend, device_of(backend), request.precision)
-    return DeviceError(reason) if reason else None
+    device = device_of(backend)
+    if request.backend == "auto" and (backend, device, request.precision) in CRAWLS:
+        return DeviceError(
+            f"backend={backend!r} would take minutes for precision={request.precision!r} on device={device!r}, and "
+            "serves it only when it is named. Use precision='fp32' or 'bf16', or a GPU."
+        )
+    why = unable(backend, device, request.precision)
+    return DeviceError(why) if why else None
 
 
 def unable(backend: str, device: str, precision: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Where TensorRT keeps the engines it builds for an artifact, and how it is asked to. Pure."""
+"""Where TensorRT keeps the engines it builds for an artifact, and how it is asked to."""
 
 import hashlib
 import json
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 TENSORRT = "TensorrtExecutionProvider"
+# The domain of the operators that are onnxruntime's own, as a graph's file spells it.
+_OWN = b"com.microsoft"
 
 
 def engine_key(graph: str, machine: Mapping[str, str | None]) -> str:
@@ -21,6 +23,15 @@ def engine_key(graph: str, machine: Mapping[str, str | None]) -> str:
     """
     text = json.dumps({"graph": graph, **machine}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def takes_profiles(graph: Path) -> bool:
+    """Return whether TensorRT may be told what batches come to the graph in a file.
+
+    Operators of onnxruntime's own it leaves to CUDA. It then takes the graph in pieces, and onnxruntime refuses
+    profiles that leave out the inputs of a piece.
+    """
+    return _OWN not in graph.read_bytes()
 
 
 def engine_options(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from runtime.backends.onnx_graphs import CapturedGraphs
 from runtime.backends.onnx_memory import OutputMemory
 from runtime.backends.onnx_session import OnnxSession, run_failed
 from runtime.backends.onnx_tensors import run_tensors
+from runtime.contract import Contract
 from runtime.errors import BackendFallbackWarning, DeviceError, InputError, OptionError
 from runtime.providers import CPU, CUDA, Choice
 
@@ -196,11 +198,15 @@ def test_threads_that_share_fixed_memory_do_not_mix_their_images(
         np.testing.assert_array_equal(output, model(batch.numpy()))
 
 
-@pytest.mark.parametrize("backend", ["eager", "onnx", "torchscript"])
-def test_a_tensor_of_another_device_is_refused_in_words(backend: str, built: Path) -> None:
-    # "meta" is a device that every machine has, and as little the CPU as a GPU is.
-    with pytest.raises(InputError, match=r"test/tiny_vit runs on cpu; got images on meta. Give it images.cpu\(\), or"):
-        load(built, backend=backend)(images(2).to("meta"))
+@pytest.mark.parametrize(("device", "says"), [("cpu", r"images.cpu\(\)"), ("cuda:0", r"images.to\('cuda:0'\)")])
+def test_a_tensor_of_another_device_is_refused_in_words(device: str, says: str) -> None:
+    contract = Contract(request_for("test/tiny_vit").spec, (32, 32))
+    elsewhere = SimpleNamespace(
+        dtype="torch.float32", shape=(2, 3, 32, 32), layout=torch.strided, device=torch.device("cuda:1")
+    )
+
+    with pytest.raises(InputError, match=f"runs on {device}; got images on cuda:1. Give it {says}, or load"):
+        contract.check(elsewhere, True, device)
 
 
 def test_images_that_do_not_fit_into_memory_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
@@ -267,6 +273,13 @@ def test_what_falls_back_to_torch_still_serves(tmp_path: Path, backend: str, mod
 
     assert eager.backend == "eager"
     np.testing.assert_allclose(eager(images(3)), model(images(3)), rtol=0, atol=1e-5)
+
+
+def test_a_gpu_memory_limit_on_a_cpu_is_an_error_that_says_what_to_do(built: Path) -> None:
+    with pytest.raises(
+        DeviceError, match=f"gpu_mem_limit=1024 needs {CUDA}, but device='cpu' was asked for. Load it without gpu"
+    ):
+        load(built, gpu_mem_limit=1024)
 
 
 def test_cuda_graphs_on_a_cpu_are_an_error_that_says_what_to_do(built: Path) -> None:

@@ -68,6 +68,24 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("to_sparse", r"got a tensor of layout sparse_coo. Give it a dense batch, such as images.to_dense\(\)"),
+        ("to_mkldnn", r"got a tensor of layout _mkldnn. Give it a dense batch, such as images.to_dense\(\)"),
+        ("to_meta", "got a tensor on the meta device, which has a shape and no values."),
+    ],
+)
+def test_a_tensor_whose_values_are_not_there_is_refused_in_words(change: str, said: str, model: Backbone) -> None:
+    import torch
+
+    given = torch.from_numpy(images())
+    wrong = given.to("meta") if change == "to_meta" else getattr(given, change)()
+
+    with pytest.raises(InputError, match=said):
+        model(wrong)
+
+
 @pytest.mark.parametrize(("make", "said"), WRONG, ids=[said[:60] for _, said in WRONG])
 def test_wrong_input_is_refused_in_words_on_every_backend(make: Callable[[], Any], said: str, model: Backbone) -> None:
     import torch

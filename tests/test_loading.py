@@ -59,6 +59,16 @@ input()
 """
 
 
+def test_the_choice_of_loading_is_told_and_served_by_onnxruntime(built: Path) -> None:
+    given: dict[str, Any] = {"weights": "random", "artifacts": built, "device": "cpu", "on_fallback": "error"}
+
+    fast = load_model("test/tiny_vit", load="fast", **given)
+
+    assert (fast.backend, fast.info["load"]) == ("onnx", "fast")
+    assert "load='fast': only onnxruntime can do that" in fast.info["measured"]
+    assert load_model("test/tiny_vit", backend="openvino", **given).info["load"] == "throughput"
+
+
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One large matrix, in a file of its own."""

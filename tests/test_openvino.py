@@ -21,7 +21,7 @@ from exporters.pool import WeightPool
 from runtime import Backbone, load_model
 from runtime.artifacts import Store
 from runtime.backends import openvino
-from runtime.errors import ArtifactCorruptError, DependencyError, DeviceError
+from runtime.errors import ArtifactCorruptError, BackendFallbackWarning, DependencyError, DeviceError
 from runtime.manifest import Form, Manifest
 
 NAME = "test/tiny_vit"
@@ -54,6 +54,21 @@ def capabilities() -> list[str]:
 
 
 needs_bf16 = pytest.mark.skipif("BF16" not in capabilities(), reason="this CPU has no bf16 instructions")
+
+
+def test_bf16_that_this_cpu_does_not_have_is_left_to_the_next_backend(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(openvino.PRECISIONS, "bf16", ("INSTRUCTIONS OF ANOTHER CPU", "bf16"))
+    given: dict[str, Any] = {"weights": "random", "artifacts": built, "precision": "bf16", "device": "cpu"}
+
+    with pytest.warns(BackendFallbackWarning, match=r"(?s)No pt2 artifact .* --precision=bf16.*\nUntil then eager"):
+        model = load_model(NAME, **given)
+
+    assert model.backend == "eager"
+    assert "backend='openvino' cannot run it: this CPU has no instructions for it" in model.info["fallback"]
+    with pytest.raises(DeviceError, match="backend='openvino' cannot run it: this CPU has no instructions"):
+        load_model(NAME, backend="openvino", **given)
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])

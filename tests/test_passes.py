@@ -18,6 +18,7 @@ from exporters.gate import EPSILON
 from exporters.parity import relative_rms
 from exporters.passes.activations import fuse_gelu, fuse_silu
 from exporters.passes.attention import fuse_attention
+from exporters.passes.copies import drop_copies
 from exporters.passes.layer_scale import fold_layer_scale
 from exporters.passes.layout import cancel_transposes
 from exporters.passes.normalisation import fuse_skip_normalisation
@@ -131,6 +132,44 @@ def test_an_attention_that_is_lost_fails_the_build(monkeypatch: pytest.MonkeyPat
         optimise.optimise(model, dynamic=False, target="cpu")
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_a_convnext_reads_no_size_and_copies_nothing(target: str) -> None:
+    _, model, _ = export("convnext")
+
+    applied = optimise.optimise(model, dynamic=False, target=target)
+
+    assert applied["copies"] == 1
+    assert not {"Shape", "Squeeze", "Unsqueeze", "Range", "Gather"} & set(kinds(model))
+
+
+def test_values_gathered_as_they_lie_are_the_same_bits() -> None:
+    _, model, images = export("convnext")
+    before = run(swept(model), images)
+
+    assert drop_copies(model) == 1
+
+    np.testing.assert_array_equal(before, run(swept(model), images))
+
+
+GATHERED = """<ir_version: 10, opset_import: ["" : 18]>
+  backbone (float[batch, 3] x) => (float[batch, 3] y)
+  <int64[1] all = {{-1}}, int64[1] axes = {{1}}, int64 zero = {{0}}, int64 one = {{1}}, int64 stride = {{{stride}}},
+   int64[1, 3] within = {{{within}}}, int64[batch] rows, int64[batch] starts, int64[batch, 1] column,
+   int64[batch, 3] places, float[batch, 3] z>
+  {{ flat = Reshape(x, all) s = Shape <start = 0, end = 1> (x) n = Squeeze(s) rows = Range(zero, n, one)
+     starts = Mul(rows, stride) column = Unsqueeze(starts, axes) places = Add(column, within)
+     z = Gather(flat, places) y = Neg(z) }}"""
+
+
+@pytest.mark.parametrize(
+    ("stride", "within", "dropped"), [(3, "0, 1, 2", 1), (3, "0, 2, 1", 0), (1, "0, 1, 2", 0), (3, "1, 1, 2", 0)]
+)
+def test_values_gathered_in_another_order_stay_so(stride: int, within: str, dropped: int) -> None:
+    model = ir.from_onnx_text(GATHERED.format(stride=stride, within=within))
+
+    assert drop_copies(model) == dropped
+
+
 def test_a_packed_projection_is_split_without_moving_it() -> None:
     _, model, images = export("vit")
     before = run_plain("vit", images)
@@ -219,6 +258,7 @@ def test_float32_weights_stay_as_they_are() -> None:
     [
         fuse_attention,
         cancel_transposes,
+        drop_copies,
         fuse_gelu,
         fuse_silu,
         fuse_skip_normalisation,

@@ -1,6 +1,7 @@
 """Lower precisions from the build to the served numbers, on the architectures that differ in what they need."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builds import TINY, run_command
 from conftest import request_for
 from outliers import inject_outliers
 from small_architectures import ARCHITECTURES, SIDE, images, make
@@ -16,11 +18,12 @@ from torch import nn
 
 from exporters import pipeline
 from exporters.plan import Job, Outcome, plan
-from runtime import load_model, register_model, registry
+from runtime import load, load_model, register_model, registry
 from runtime.artifacts import Store
-from runtime.errors import DeviceError
+from runtime.errors import DeviceError, PrecisionWarning
 from runtime.facts import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from runtime.manifest import Form
+from runtime.preprocess import normalise
 
 FORMS = (
     Form("onnx"),
@@ -28,6 +31,9 @@ FORMS = (
     Form("onnx", "cpu", "int8"),
     Form("onnx", "cuda", "fp16"),
     Form("onnx", "cuda", "bf16"),
+    Form("onnx", "cpu", "fp32", "uint8"),
+    Form("onnx", "cpu", "int8", "uint8"),
+    Form("onnx", "cuda", "fp16", "uint8"),
 )
 FACTS = Preprocessing(size=SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
@@ -70,6 +76,11 @@ def test_every_precision_passes_its_gate_and_serves(architecture: str, register:
         assert got.dtype == np.float32
         assert not np.array_equal(got, expected)
         assert smallest_cosine(got, expected) > 0.99
+    pictures = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
+    normalised = load_model(name, backend="onnx", **given)(normalise(pictures, FACTS))
+    for precision, cosine in (("fp32", 0.999999), ("int8", 0.99)):
+        got = load_model(name, backend="onnx", precision=precision, input="uint8", **given)(pictures)
+        assert smallest_cosine(got, normalised) > cosine
 
 
 def smallest_cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
@@ -136,6 +147,19 @@ def test_int8_ranges_are_constants_or_taken_from_each_batch(
     assert (step.action, step.reason.split()[:2]) == ("build", ["stale:", "calibration"])
 
 
+def test_int8_on_a_cpu_that_saturates_is_served_with_a_warning(
+    register: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = register("test/saturating", make("plain ViT"))
+    pipeline.build(Job(request_for(name, artifacts=str(tmp_path)), (Form("onnx", "cpu", "int8"),), calibration="none"))
+    given: dict[str, Any] = {"artifacts": tmp_path, "device": "cpu", "precision": "int8", "on_fallback": "error"}
+    monkeypatch.setattr(load, "cpu_flags", lambda: frozenset(("avx2",)))
+
+    for backend in ("onnx", "openvino"):
+        with pytest.warns(PrecisionWarning, match=r"none of VNNI, AMX .* python -m exporters.verify test/saturating"):
+            load_model(name, backend=backend, **given)
+
+
 def test_calibration_images_that_are_not_there_are_told(register: Any, tmp_path: Path) -> None:
     name = register("test/uncalibrated", make("plain ViT"))
     job = Job(request_for(name, artifacts=str(tmp_path)), (Form("onnx", "cpu", "int8"),), calibration=str(tmp_path))
@@ -144,3 +168,26 @@ def test_calibration_images_that_are_not_there_are_told(register: Any, tmp_path:
 
     assert outcome.status == "failed"
     assert str(tmp_path) in outcome.note
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--precision", "int8", "--calibration", "nowhere"),
+            "nowhere does not exist. Name a folder .* or leave",
+        ),
+        (
+            ("--calibration", "nowhere"),
+            "--calibration=nowhere: only int8 is calibrated, and none is asked for. Add",
+        ),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_refused_before_anything_is_loaded(
+    arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    ran = run_command("test/tiny_vit", *TINY, "--format", "onnx", "--artifacts", tmp_path / "store", *arguments)
+
+    assert ran.status == 2
+    assert re.search(said, ran.err), ran.err
+    assert not (tmp_path / "store").exists()

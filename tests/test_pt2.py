@@ -114,7 +114,7 @@ def test_what_was_compiled_again_is_identical(root: Path, tmp_path: Path) -> Non
     assert packages[0] == packages[1]
 
 
-@pytest.mark.parametrize("name", ["LayerScale, registers and SwiGLU", "Swin", "ConvNet with batch norms"])
+@pytest.mark.parametrize("name", ["LayerScale, registers and SwiGLU", "Swin", "ConvNet", "ConvNet with batch norms"])
 def test_architectures_keep_their_numbers(name: str, tmp_path: Path) -> None:
     module = small.make(name)
     session = compile_to(tmp_path, module)

@@ -7,6 +7,7 @@ import pytest
 from conftest import request_for
 
 from runtime import load_model, ranking
+from runtime.errors import DependencyError
 from runtime.manifest import Artifact, Form, Manifest, StoredFile
 from runtime.selection import select
 
@@ -49,7 +50,7 @@ def test_auto_follows_the_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = Manifest(NAME, tuple(Artifact(request.key(f), (StoredFile("g", 1, ""),), (), ()) for f in forms))
 
     assert select(request, manifest, {}, lambda _: "cpu").backend == "pt2"
-    assert select(request, manifest, {"pt2": "torch is missing"}, lambda _: "cpu").backend == "onnx"
+    assert select(request, manifest, {"pt2": DependencyError("torch is missing")}, lambda _: "cpu").backend == "onnx"
 
 
 def test_a_loaded_backbone_tells_the_measurements(built: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 from conftest import request_for
 
 from runtime import ranking
-from runtime.errors import DependencyError
+from runtime.errors import DependencyError, DeviceError
 from runtime.manifest import Artifact, Form, Manifest, StoredFile
-from runtime.selection import Selection, candidates, consider, select, unable
+from runtime.selection import Selection, candidates, consider, preference, select, unable
 
 NAME = "test/tiny_vit"
 ALL = (
@@ -54,7 +54,7 @@ def choose(
         ("cpu", {"input": "uint8", "backend": "torchscript"}, (), "torchscript", Form("torchscript")),
         ("cpu", {}, ("onnx", "openvino"), "torchscript", Form("torchscript")),
         ("cpu", {}, ("onnx",), "openvino", Form("onnx")),
-        ("cpu", {"precision": "fp16"}, (), "eager", None),
+        ("cpu", {"precision": "fp16", "backend": "eager"}, (), "eager", None),
         ("cuda", {"precision": "bf16"}, (), "eager", None),
     ],
 )
@@ -65,6 +65,38 @@ def test_the_first_that_can_serve_is_taken(
 
     assert chosen.backend == backend
     assert (chosen.artifact.key.form if chosen.artifact else None) == form
+
+
+MEASURED = {"source": "a report", "ranking": {"cpu": {"fp32": [{"backend": "openvino", "times_eager": 3.0}]}}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "first"),
+    [
+        ({}, "openvino"),
+        ({"load": "fast"}, "onnx"),
+        ({"reuse_outputs": True}, "onnx"),
+        ({"providers": ["CPUExecutionProvider"]}, "onnx"),
+        ({"load": "throughput", "reuse_outputs": False}, "openvino"),
+    ],
+)
+def test_what_only_onnxruntime_can_do_puts_onnx_before_what_was_measured_faster(
+    asked: dict[str, Any], first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "measurements", lambda: MEASURED)
+
+    assert choose(ALL, **asked).backend == first
+    assert choose(ALL, without=("onnx",), **asked).backend == "openvino"
+    reason = preference(request_for(NAME, **asked), first, "cpu")
+    assert bool(reason and "only onnxruntime can do that" in reason) == (first == "onnx")
+
+
+def test_fp16_on_a_cpu_is_never_fallen_back_to() -> None:
+    chosen = choose(ALL, precision="fp16")
+
+    assert chosen.backend is None
+    assert {type(reason) for reason in chosen.rejected} == {DeviceError}
+    assert "backend='eager' would take minutes for precision='fp16' on device='cpu'" in str(chosen.reasons)
 
 
 @pytest.mark.parametrize(("device", "only"), [("cpu", "cuda"), ("cuda", "cpu")])

@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 from conftest import request_for
+from onnx import TensorProto, save
+from onnx import helper as onnx_helper
 
+from exporters.serving.graph import look_at
 from runtime.backends import onnx
 from runtime.machine import engine_machine, gpu_name, nvidia_driver
 from runtime.providers import CUDA, Choice
-from runtime.tensorrt import TENSORRT, engine_key, engine_options
+from runtime.tensorrt import TENSORRT, engine_key, engine_options, takes_profiles
 
 MACHINE = {"gpu": "NVIDIA H200", "driver": "13000", "tensorrt": "101301", "onnxruntime-gpu": "1.31.1"}
 
@@ -34,6 +37,23 @@ def test_with_batch_sizes_one_engine_serves_them_all() -> None:
     assert options["trt_profile_min_shapes"] == "images:1x3x224x224"
     assert options["trt_profile_opt_shapes"] == options["trt_profile_max_shapes"] == "images:64x3x224x224"
     assert (options["device_id"], options["trt_engine_cache_path"]) == (1, "cache")
+
+
+def test_batch_sizes_in_any_order_give_one_range_of_shapes() -> None:
+    assert request_for("test/tiny_vit", batch_sizes=(64, 1, 8, 8)).batch_sizes == (1, 8, 64)
+
+
+@pytest.mark.parametrize(("name", "takes"), [("convolutions", True), ("attention of onnxruntime", False)])
+def test_a_graph_with_operators_of_onnxruntime_gets_no_profiles(name: str, takes: bool, tmp_path: Path) -> None:
+    domain = "" if takes else "com.microsoft"
+    node = onnx_helper.make_node("Gelu", ["x"], ["y"], domain=domain)
+    values = [onnx_helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch"]) for n in "xy"]
+    opsets = [onnx_helper.make_opsetid("", 20), *([] if takes else [onnx_helper.make_opsetid(domain, 1)])]
+    body = onnx_helper.make_graph([node], name, values[:1], values[1:])
+    save(onnx_helper.make_model(body, opset_imports=opsets), tmp_path / "graph.onnx")
+
+    assert takes_profiles(tmp_path / "graph.onnx") == takes
+    assert (not look_at(tmp_path / "graph.onnx").own_operators) == takes, "Triton is told otherwise"
 
 
 def test_without_batch_sizes_engines_follow_the_images() -> None:
@@ -66,7 +86,8 @@ def test_tensorrt_is_asked_to_keep_engines_and_callers_may_say_otherwise(
     assert asked()[CUDA] == {"device_id": 0, "use_tf32": 0, "gpu_mem_limit": 1 << 30}
     own = asked(provider_options=[{"trt_engine_cache_path": "mine"}])[TENSORRT]
     assert (own["trt_engine_cache_path"], own["trt_engine_cache_enable"]) == ("mine", True)
-    graph.write_bytes(b"another")
+    graph.write_bytes(b"of com.microsoft")
+    assert not [option for option in asked()[TENSORRT] if "profile" in option]
     assert asked()[TENSORRT]["trt_engine_cache_path"] != first["trt_engine_cache_path"]
 
 

@@ -127,7 +127,7 @@ def _find(folder: Path) -> list[Path]:
         what = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(
             f"Calibration images: {folder} {what}. Name a folder of at least {FEWEST} images of the kind that the "
-            "backbone will see, or none, to calibrate on the bundled tissue image."
+            "backbone will see, or leave --calibration out, to calibrate on the bundled tissue image."
         )
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if len(paths) < FEWEST:

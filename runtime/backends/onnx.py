@@ -23,7 +23,7 @@ from runtime.machine import (
 )
 from runtime.providers import CPU, CUDA, ON_GPU, Choice, Installation, check_installation, choose, parse_device, refused
 from runtime.request import Request
-from runtime.tensorrt import TENSORRT, engine_key, engine_options
+from runtime.tensorrt import TENSORRT, engine_key, engine_options, takes_profiles
 
 
 def load(graph: Path, request: Request) -> OnnxSession:
@@ -35,6 +35,10 @@ def load(graph: Path, request: Request) -> OnnxSession:
         ArtifactCorruptError: onnxruntime cannot read the graph or its weight data.
     """
     choice = choose(request.device, request.providers, look_at_installation())
+    if request.gpu_mem_limit is not None and CUDA not in choice.providers:
+        raise DeviceError(
+            f"gpu_mem_limit={request.gpu_mem_limit} needs {CUDA}, but {choice.reason}. Load it without gpu_mem_limit."
+        )
     asked = _with_options(graph, request, choice)
     session, messages, failure = _create(graph, request, asked)
     if failure is not None and choice.providers != (CPU,):
@@ -153,7 +157,7 @@ def _tensorrt_options(graph: Path, request: Request) -> dict[str, Any]:
     if isinstance(size, str):  # of any size: engines follow the images that come
         return engine_options(folder, index, "images", (), None)
     image = (channels, *size) if request.input == "float32" else (*size, channels)
-    return engine_options(folder, index, "images", image, request.batch_sizes)
+    return engine_options(folder, index, "images", image, request.batch_sizes if takes_profiles(graph) else None)
 
 
 # File descriptors belong to the process: two threads catching at once would put each other's back.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import ArtifactCorruptError, DependencyError, DeviceError
+from runtime.errors import ArtifactCorruptError, BackboneError, DependencyError, DeviceError
 from runtime.machine import cpu_count, installed
 from runtime.providers import parse_device
 from runtime.request import Request
@@ -43,6 +43,21 @@ def load(graph: Path, request: Request) -> "OpenvinoSession":
     reason = "device='cpu' was asked for" if request.device else "OpenVINO serves CPUs"
     # Two images per thread: what passes between two layers then stays in the cores' caches.
     return OpenvinoSession(compiled, reason, None if request.batch_sizes else 2 * (request.threads or cpu_count()))
+
+
+def obstacle(request: Request) -> BackboneError | None:
+    """Return why OpenVINO cannot serve a request on this machine; OpenVINO itself is asked only where CPUs differ."""
+    if not installed("openvino"):
+        return DependencyError(MISSING)
+    if request.precision != "bf16" or request.backend not in ("auto", "openvino"):
+        return None
+    import openvino
+
+    try:
+        precision_hint(request.precision, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    except DeviceError as error:
+        return error
+    return None
 
 
 def precision_hint(precision: str, capabilities: Sequence[str]) -> str:

@@ -7,9 +7,8 @@ from runtime.artifacts import named_address, open_store, place
 from runtime.commands import load_call
 from runtime.load import device_of, obstacles, published
 from runtime.manifest import Form, Manifest
-from runtime.ranking import reason
 from runtime.request import Request
-from runtime.selection import Candidate, Selection, candidates, consider, select
+from runtime.selection import Candidate, Selection, candidates, consider, preference, select
 from runtime.terminal import described
 
 
@@ -36,7 +35,7 @@ def explain(request: Request) -> dict[str, Any]:
         "built": [described.artifact(artifact, problems) for artifact in manifest.artifacts],
         "serves": serves,
         "refused": refused,
-        "measured": reason(serves, where(serves), request.precision) if serves else None,
+        "measured": preference(request, serves, where(serves)) if serves else None,
         "load": load_call(request, _form(chosen, request), serves) if serves else None,
         "candidates": [_chance(candidate, serves) for candidate in found],
     }
