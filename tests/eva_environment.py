@@ -18,8 +18,12 @@ import uv
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venv-eva"
 CONSTRAINTS = ROOT / ".ci" / "eva-constraints.txt"
-# What uv says when it cannot reach a registry; anything else that goes wrong is a failure.
-UNREACHABLE = re.compile(r"Failed to (fetch|download)|Connection|dns error|timed out|Network|offline", re.IGNORECASE)
+# What uv says when it cannot reach a registry; anything else that goes wrong is a failure. Words, whole ones: the
+# pins name packages, such as networkx.
+UNREACHABLE = re.compile(
+    r"\b(failed to (fetch|download)|connection|dns error|timed out|network|offline)\b", re.IGNORECASE
+)
+CONTRADICTION = "No solution found"
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,14 @@ def tell(python: Path, code: str, **variables: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def unreachable(said: str) -> bool:
+    """Return whether uv failed for want of a registry, and not because of what it was asked for."""
+    return CONTRADICTION not in said and bool(UNREACHABLE.search(said))
+
+
 def _uv(*arguments: object) -> None:
     command = [uv.find_uv_bin(), *map(str, arguments), "--quiet"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
-    if done.returncode and UNREACHABLE.search(done.stderr):
+    if done.returncode and unreachable(done.stderr):
         pytest.skip(f"eva's environment cannot be installed: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
