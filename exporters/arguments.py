@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 
 from exporters.plan import DEFAULT_FORMATS, FORMATS
-from runtime.arguments import image_size, option, out_indices, positive
+from runtime.arguments import DEFAULT_ARTIFACTS, image_size, option, out_indices, positive
 from runtime.manifest import INPUTS, PRECISIONS, TARGETS
 
 EPILOG = """examples:
@@ -83,7 +83,7 @@ def parser_of_build() -> argparse.ArgumentParser:
     add(
         "--artifacts",
         metavar="DIR",
-        help="where to publish (default: $BACKBONE_ARTIFACTS, else ./artifacts)",
+        help=f"where to publish ({DEFAULT_ARTIFACTS})",
     )
     add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers further backbones")
     add("--jobs", type=positive, default=1, metavar="N", help="models built at once (default: 1)")

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
@@ -41,8 +42,19 @@ def context(preload: Sequence[str] = PRELOAD) -> ForkServerContext | SpawnContex
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(list(preload))
+    made.set_forkserver_preload(["exporters.fork_server", *preload])
+    _start_server()
     return made
+
+
+def _start_server() -> None:
+    """Start the server, unless it runs; Ctrl-C waits until its first import has settled what that does there."""
+    resource_tracker.ensure_running()  # else the server starts it, which lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def work(job: Job, connection: Connection, log: Path) -> None:

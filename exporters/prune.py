@@ -10,7 +10,6 @@ from exporters.leftovers import Pruning, Removal, decide, look, models, remove
 from runtime.arguments import add_common, parser_of
 from runtime.artifacts import DOWNLOADS, Store, open_store
 from runtime.errors import BackboneError, OptionError, UnknownModelError
-from runtime.machine import installed
 from runtime.terminal.output import complain, remark, say, say_json, size, table
 from runtime.terminal.status import exit_status
 
@@ -44,8 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if not installed("filelock"):
-        raise OptionError("Pruning needs filelock: pip install 'backbone-runtime[export]'.")
     store = open_store(options.artifacts)
     prunings, failed = _plan(store, options)
     found = [removal for pruning in prunings for removal in pruning.removals]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from exporters.push_plan import Plan, Push, plan
 from exporters.pushing import Pushed, carry_out, find_models
 from exporters.redistribution import restricted
+from runtime.arguments import DEFAULT_ARTIFACTS
 from runtime.artifacts import open_store
 from runtime.errors import ArtifactNotFoundError, BackboneError, OptionError
 from runtime.sharing.address import parse_address
@@ -33,7 +34,7 @@ def parser_of_push() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("repository", metavar="ORG/REPO", help="where to; it is made if it does not exist")
     add("pattern", nargs="?", default="*", metavar="GLOB", help='model names, such as "pathology/*"; default: all')
-    add("--artifacts", metavar="DIR", help="the store to read (default: $BACKBONE_ARTIFACTS, else ./artifacts)")
+    add("--artifacts", metavar="DIR", help=f"the store to read ({DEFAULT_ARTIFACTS})")
     add("--branch", "--revision", metavar="NAME", help="the branch to change, made if there is none (default: main)")
     add("--create-pr", action="store_true", help="open a pull request instead of changing the branch")
     add("--private", action="store_true", help="make a new repository private")

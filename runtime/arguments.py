@@ -11,6 +11,9 @@ from runtime.errors import BackboneError, DeviceError, OptionError
 from runtime.out_indices import OutIndices
 from runtime.providers import parse_device
 
+# What --artifacts is when it is not given; see default_root().
+DEFAULT_ARTIFACTS = "default: $BACKBONE_ARTIFACTS, else artifacts/ of the checkout, else the user's data folder"
+
 
 def parser_of(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """Return the parser of a command, such as `python -m runtime list`; its help ends with `epilog` as it is."""
@@ -25,7 +28,7 @@ def parser_of(command: str, description: str, epilog: str) -> argparse.ArgumentP
 def add_common(parser: argparse.ArgumentParser, json_help: str, *, imports: bool = True) -> None:
     """Add --artifacts and --json; and --import for commands that look names up in the registry."""
     add = parser.add_argument
-    add("--artifacts", metavar="DIR", help="folder of artifacts (default: $BACKBONE_ARTIFACTS, else ./artifacts)")
+    add("--artifacts", metavar="DIR", help=f"folder of artifacts ({DEFAULT_ARTIFACTS})")
     if imports:
         add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers more backbones")
     add("--json", action="store_true", help=json_help)

@@ -13,8 +13,11 @@ import pytest
 from environments import ROOT
 from terminal import run
 
-from exporters import build, inspect, prune, verify
+from exporters import build, inspect, prune, push, triton, verify
+from runtime.artifacts import ENVIRONMENT_VARIABLE, default_root
+from runtime.embedding import command as embed
 from runtime.errors import OptionError, StoreError, UnknownModelError
+from runtime.sharing import command as pull
 from runtime.terminal import doctor, entry, info, listing
 from runtime.terminal.output import size, table
 from runtime.terminal.status import exit_status
@@ -24,10 +27,14 @@ COMMANDS = {
     "python -m runtime list": listing.main,
     "python -m runtime info": info.main,
     "python -m runtime doctor": doctor.main,
+    "python -m runtime.embed": embed.main,
+    "python -m runtime.pull": pull.main,
     "python -m exporters.build": build.main,
     "python -m exporters.verify": verify.main,
     "python -m exporters.inspect": inspect.main,
     "python -m exporters.prune": prune.main,
+    "python -m exporters.push": push.main,
+    "python -m exporters.triton": triton.main,
 }
 
 
@@ -38,14 +45,25 @@ def test_help_has_examples_and_exit_statuses(command: str) -> None:
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith(f"usage: {command} ")
     examples = ran.out.partition("examples:\n")[2].partition("\n\n")[0].splitlines()
-    assert examples
+    typed = [line for line in examples if "python -m" in line]  # others are what comes after: tritonserver
+    assert typed
     own = command.rpartition(" ")[2] if command.startswith("python -m runtime ") else command.partition("-m ")[2]
-    assert all(own in line for line in examples)
+    assert all(own in line for line in typed)
     for status in ("0 ", "1 ", "2 ", "130 "):
         assert status in ran.out.partition("exit status: ")[2]
     if command != "python -m runtime":
         assert "--json" in ran.out
     assert max(map(len, ran.out.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "python -m runtime"])
+def test_help_says_where_artifacts_are_looked_for(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+
+    told = " ".join(run(COMMANDS[command], "--help").out.split())
+
+    assert f"default: ${ENVIRONMENT_VARIABLE}, else artifacts/ of the checkout, else the user's data folder)" in told
+    assert default_root() == ROOT / "artifacts"  # the place of the code, not of whoever runs it
 
 
 def test_every_subcommand_is_reached_by_its_word() -> None:

@@ -6,7 +6,7 @@ import builds
 import eva_data
 import pytest
 import torch
-from eva_environment import ROOT, Run, evaluate, install, start, tell
+from eva_environment import ROOT, Run, evaluate, install, own_configurations, start, tell
 from test_eva_pages import FRAGMENTS
 
 CONFIGURATIONS = ROOT / "docs" / "eva"
@@ -22,6 +22,10 @@ MODEL = {
 # Fewer steps, and eva finds no best checkpoint: it looks at the metric once an epoch.
 CLASSIFICATION = MODEL | {"IN_FEATURES": str(WIDTH), "MAX_STEPS": "40", "LR_VALUE": "0.02"}
 SEGMENTATION = MODEL | {"IN_FEATURES": str(2 * WIDTH), "OUT_INDICES": "2", "MAX_STEPS": "40", "BATCH_SIZE": "8"}
+# eva's own configurations have ImageNet's by default, which are not this model's either.
+NORMALISED = {"NORMALIZE_MEAN": "[0.5,0.5,0.5]", "NORMALIZE_STD": "[0.5,0.5,0.5]"}
+# Its optimizer is another, which needs fewer steps; each epoch starts its workers anew.
+FEW_EPOCHS = {"MAX_STEPS": "12", "LR_VALUE": "0.01", "N_DATA_WORKERS": "1"}
 # The decoder of maps alone is thrown off by steps ten times as large, into one class for all pixels.
 OF_MAPS, OF_MAPS_AND_IMAGE = {"LR_VALUE": "0.0001"}, {"LR_VALUE": "0.001"}
 # Relative RMS between what eager torch and the artifact give for one picture: ten times the error either one has.
@@ -63,12 +67,26 @@ def consep(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(eva_data.write_consep(tmp_path_factory.mktemp("consep")))
 
 
-def both(python: Path, folder: Path, stage: str, name: str, **variables: str) -> tuple[Run, Run]:
+@pytest.fixture(scope="module")
+def own(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """eva's own configurations, with the one line changed."""
+    return own_configurations(tmp_path_factory.mktemp("own"))
+
+
+def both(python: Path, folder: Path, stage: str, configuration: Path, **variables: str) -> tuple[Run, Run]:
     """Return what eva finds with eager torch and with the artifact."""
-    configuration = CONFIGURATIONS / name
-    eager = evaluate(python, folder / "eager", stage, configuration, BACKEND="eager", **variables)
-    onnx = evaluate(python, folder / "onnx", stage, configuration, BACKEND="onnx", **variables)
+    eager, onnx = (
+        evaluate(python, folder / backend, stage, configuration, **variables | naming(backend, configuration))
+        for backend in ("eager", "onnx")
+    )
     return eager, onnx
+
+
+def naming(backend: str, configuration: Path) -> dict[str, str]:
+    """Return the variables that name a backend: ours have one for it, in eva's own it is one of the keywords."""
+    if configuration.parent == CONFIGURATIONS:
+        return {"BACKEND": backend}
+    return {"MODEL_EXTRA_KWARGS": f"{{weights: random, backend: {backend}, on_fallback: error}}"}
 
 
 def written(run: Run) -> dict[str, list[torch.Tensor]]:
@@ -93,8 +111,22 @@ def test_a_classification_has_the_same_metrics_with_eager_torch_and_with_the_art
 ) -> None:
     variables = CLASSIFICATION | {"DATA_ROOT": bach, "BACKBONE_ARTIFACTS": store}
 
-    eager, onnx = both(python, tmp_path, "predict_fit", "bach.yaml", **variables)
+    eager, onnx = both(python, tmp_path, "predict_fit", CONFIGURATIONS / "bach.yaml", **variables)
 
+    assert_classified_alike(eager, onnx)
+
+
+def test_evas_own_classification_with_one_line_changed_has_the_same_metrics(
+    python: Path, own: Path, store: str, bach: str, tmp_path: Path
+) -> None:
+    variables = CLASSIFICATION | NORMALISED | {"DATA_ROOT": bach, "BACKBONE_ARTIFACTS": store} | FEW_EPOCHS
+
+    eager, onnx = both(python, tmp_path, "predict_fit", own / "bach.yaml", **variables)
+
+    assert_classified_alike(eager, onnx)
+
+
+def assert_classified_alike(eager: Run, onnx: Run) -> None:
     assert_same_numbers_from_different_backends(eager, onnx, (1, WIDTH), pictures=400)
     loss, area = "AverageLoss", "MulticlassAUROC"
     counted = {name: values for name, values in eager.metrics.items() if name not in (loss, area)}
@@ -110,7 +142,18 @@ def test_a_segmentation_has_the_same_metrics_and_every_map_comes_through_as_a_li
 ) -> None:
     variables = SEGMENTATION | OF_MAPS | {"DATA_ROOT": consep, "BACKBONE_ARTIFACTS": store}
 
-    eager, onnx = both(python, tmp_path, "predict_fit", "consep.yaml", **variables)
+    eager, onnx = both(python, tmp_path, "predict_fit", CONFIGURATIONS / "consep.yaml", **variables)
+
+    assert_same_numbers_from_different_backends(eager, onnx, (2, WIDTH, 14, 14), pictures=41)
+    assert_segmented_alike(eager, onnx)
+
+
+def test_evas_own_segmentation_with_one_line_changed_has_the_same_metrics(
+    python: Path, own: Path, store: str, consep: str, tmp_path: Path
+) -> None:
+    variables = SEGMENTATION | OF_MAPS | NORMALISED | {"DATA_ROOT": consep, "BACKBONE_ARTIFACTS": store}
+
+    eager, onnx = both(python, tmp_path, "predict_fit", own / "consep.yaml", **variables)
 
     assert_same_numbers_from_different_backends(eager, onnx, (2, WIDTH, 14, 14), pictures=41)
     assert_segmented_alike(eager, onnx)
@@ -121,7 +164,7 @@ def test_a_backbone_inside_the_model_is_copied_for_each_run_and_gives_the_same_m
 ) -> None:
     variables = SEGMENTATION | OF_MAPS_AND_IMAGE | {"DATA_ROOT": consep, "BACKBONE_ARTIFACTS": store, "N_RUNS": "2"}
 
-    eager, onnx = both(python, tmp_path, "fit", "consep_online.yaml", **variables)
+    eager, onnx = both(python, tmp_path, "fit", CONFIGURATIONS / "consep_online.yaml", **variables)
 
     assert_segmented_alike(eager, onnx, within=AS_EAGER_WITH_ANOTHER_THREAD)
     assert len(onnx.metrics["MonaiDiceScore"]) == 2

@@ -1,5 +1,6 @@
 """The pages on eva: what they show is what the tests with the real package run."""
 
+import ast
 import re
 import textwrap
 import tomllib
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("eva", "eva-migration")}
 FRAGMENTS = re.findall(r"^```yaml file=(\S+)\n((?:.*\n)*?)^```$", PAGES["eva"], re.MULTILINE)
 CODE = [code for page in PAGES.values() for code in re.findall(r"^```python\n((?:.*\n)*?)^```$", page, re.MULTILINE)]
+README = (ROOT / "README.md").read_text()
 FORMER = re.findall(r"^\| `([\w/.:-]+)`[^|]*\| `(\w+/\w+)` \|$", PAGES["eva-migration"], re.MULTILINE)
 PINS = dict(
     line.split("==")
@@ -37,6 +39,27 @@ def test_every_configuration_is_linked_and_falls_back_to_nothing(name: str) -> N
     assert f"(eva/{name}.yaml)" in PAGES["eva"]
     assert text.count("class_path: runtime.ModelFromRegistry") == 1
     assert "on_fallback: error" in text
+
+
+@pytest.mark.parametrize("name", ["bach", "consep"])
+def test_embeddings_of_two_models_are_kept_apart(name: str) -> None:
+    """eva ends where it finds a manifest of embeddings."""
+    (folder,) = re.findall(r"output_dir: (.+)$", (ROOT / "docs" / "eva" / f"{name}.yaml").read_text(), re.MULTILINE)
+
+    assert "${oc.env:MODEL_NAME, " in folder
+
+
+@pytest.mark.parametrize("page", [README, PAGES["eva"]], ids=["README", "eva"])
+def test_an_example_with_evas_own_configuration_normalises_as_the_registry_declares(page: str) -> None:
+    """eva's own default is ImageNet's, and a wrong one is silent."""
+    (block,) = [
+        block for block in re.findall(r"^```console\n((?:.*\n)*?)^```$", page, re.MULTILINE) if "eva predict" in block
+    ]
+    (name,) = re.findall(r"MODEL_NAME=(\S+)", block)
+    facts = registry.find(name).preprocessing
+
+    assert ast.literal_eval(*re.findall(r"NORMALIZE_MEAN='(.+?)'", block)) == list(facts.mean)
+    assert ast.literal_eval(*re.findall(r"NORMALIZE_STD='(.+?)'", block)) == list(facts.std)
 
 
 @pytest.mark.parametrize("code", CODE)

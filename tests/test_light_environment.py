@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,8 +194,9 @@ def test_the_installed_commands_work_where_torch_is_not(light: Environment, buil
         light, "backbone", "info", "test/tiny_vit", "--weights=random", "--import=plugin", *store, "--json"
     )
     hashed = script(light, "backbone-verify", "--hash", *store, "--json")
+    pruned = script(light, "backbone-prune", "--dry-run", *store, "--json")
 
-    for ran in (examined, listed, explained, hashed):
+    for ran in (examined, listed, explained, hashed, pruned):
         assert ran.returncode == 0, (ran.stdout, ran.stderr)
     findings = {line["topic"]: line for line in map(json.loads, examined.stdout.splitlines())}
     assert findings["onnxruntime"]["says"].startswith("onnxruntime ")
@@ -203,6 +205,15 @@ def test_the_installed_commands_work_where_torch_is_not(light: Environment, buil
     assert json.loads(listed.stdout)["model"] == "test/tiny_vit"
     assert json.loads(explained.stdout)["serves"] == "onnx"
     assert [json.loads(line)["status"] for line in hashed.stdout.splitlines()] == ["verified"] * 4
+
+
+def test_every_installed_command_tells_its_help_where_torch_is_not(light: Environment) -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+    for name in scripts:
+        ran = script(light, name, "--help")
+        assert (ran.returncode, ran.stderr) == (0, ""), name
+        assert ran.stdout.startswith("usage: python -m "), name
 
 
 def test_building_without_its_packages_is_one_line_and_exit_status_2(light: Environment) -> None:

@@ -1,5 +1,7 @@
 """Passes over an exported ONNX graph: copies that give what they were given."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -38,7 +40,7 @@ def _copied(node: ir.Node) -> ir.Value | None:
 
 def _counts_up(places: ir.Value | None, rest: tuple[int, ...]) -> bool:
     """Return whether `places` are 0, 1, 2, ... in rows of the shape `rest`, however many rows there are."""
-    known: NDArray[np.generic] = np.zeros((), np.int64)
+    known: NDArray[Any] = np.zeros((), np.int64)
     while (added := producer(places, "Add")) is not None:
         left, right = (constant(value) for value in added.inputs)
         constants = [value for value in (left, right) if value is not None]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from runtime.arguments import image_size, option, out_indices, positive
+from runtime.arguments import DEFAULT_ARTIFACTS, image_size, option, out_indices, positive
 from runtime.manifest import INPUTS, PRECISIONS, TARGETS
 
 ENGINES = "/tmp"
@@ -52,7 +52,7 @@ def _add_artifact(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of random weights (default: 0)")
     add("--image-size", type=image_size, metavar="N|HxW|dynamic", help="default: the publisher's size")
     add("--option", action="append", default=[], type=option, metavar="NAME=VALUE", help="the backbone's own option")
-    add("--artifacts", metavar="DIR", help="where it was built (default: $BACKBONE_ARTIFACTS, else ./artifacts)")
+    add("--artifacts", metavar="DIR", help=f"where it was built ({DEFAULT_ARTIFACTS})")
     add("--import", action="append", default=[], dest="imports", metavar="MODULE", help="registers further backbones")
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from runtime.arguments import image_size, option, out_indices, positive
+from runtime.arguments import DEFAULT_ARTIFACTS, image_size, option, out_indices, positive
 from runtime.embedding.cluster import ENGINES
 from runtime.embedding.table import DTYPES
 from runtime.manifest import INPUTS, PRECISIONS
@@ -79,7 +79,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where it starts)")
     add("--out-indices", type=out_indices, default=(None,), metavar="WHICH", help="feature maps: 2 the last two; -2,-4")
     add("--input", choices=INPUTS, help="uint8: normalise inside the graph, where it was built for that")
-    add("--artifacts", metavar="DIR", help="built artifacts (default: $BACKBONE_ARTIFACTS, else ./artifacts)")
+    add("--artifacts", metavar="DIR", help=f"built artifacts ({DEFAULT_ARTIFACTS})")
     add("--on-fallback", choices=ON_FALLBACK, help="when there is no artifact: warn and use eager torch, or error")
     add("--weights", metavar="W", help="pretrained (default), random, checkpoint:<digits>")
     add("--seed", type=int, metavar="N", help="of random weights")

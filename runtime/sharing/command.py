@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from runtime.arguments import DEFAULT_ARTIFACTS
 from runtime.errors import ArtifactNotFoundError, BackboneError, OptionError
 from runtime.sharing.address import Address, parse_address
 from runtime.sharing.pulling import Pulled, pull_model, store_to_fill
@@ -33,7 +34,7 @@ def parser_of_pull() -> argparse.ArgumentParser:
     add("repository", metavar="ORG/REPO", help="a repository of artifacts, with @REVISION if not its main branch")
     add("pattern", nargs="?", default="*", metavar="GLOB", help='model names, such as "pathology/*"; default: all')
     add("--revision", metavar="REV", help="branch, tag or commit; a commit makes sure that it is always the same")
-    add("--artifacts", metavar="DIR", help="the store to write (default: $BACKBONE_ARTIFACTS, else ./artifacts)")
+    add("--artifacts", metavar="DIR", help=f"the store to write ({DEFAULT_ARTIFACTS})")
     add("--allow-code", action="store_true", help="bring TorchScript and pt2, too: programs of whoever pushed them")
     add("--json", action="store_true", help="one JSON object per model on standard output")
     return parser

@@ -133,8 +133,8 @@ def _section(command: Command) -> list[str]:
 
 _INTRODUCTION = """\
 What `--help` of every command says. Where nothing else is said, the exit status is 0 when everything asked for was
-done, 1 when something failed, 2 for wrong usage and 130 when interrupted; errors are lines on standard error that begin
-with `error:`."""
+done, 1 when something failed, 2 for wrong usage and 130 when interrupted; errors are lines on standard error,
+`error: ...`; after wrong usage they follow the usage."""
 
 _PURPOSE: Mapping[str, str] = {
     "runtime": "use backbones",
