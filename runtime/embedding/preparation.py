@@ -61,7 +61,8 @@ class Preparation:
     def _made(self, tile: Tile, most: int | None) -> NDArray[Any]:
         pixels = decode(tile, most)
         _check_shape(pixels)
-        return self.preprocess(pixels)[0]
+        made: NDArray[Any] = self.preprocess(pixels)[0]
+        return made
 
 
 def _check_shape(pixels: Pixels) -> None:
