@@ -21,8 +21,16 @@ OWN = ("model", "images", "allow_unreadable", "json", "option", "imports", "out_
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:
+        _say("interrupted: what was published stays; run the same command with --resume to go on")
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     parser = parser_of_embed()
-    options = parser.parse_args(join_negative(sys.argv[1:] if arguments is None else list(arguments)))
+    options = parser.parse_args(join_negative(arguments))
     try:
         keywords = _keywords(options)
         with display.bar(display.console()) as progress:
@@ -32,9 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BackboneError as error:
         _say(f"error: {error}")
         return 1
-    except KeyboardInterrupt:
-        _say("interrupted: what was published stays; run the same command with --resume to go on")
-        return 130
     return _report(summary, options)
 
 
