@@ -110,15 +110,19 @@ def publish(path: Path, write: Callable[[IO[bytes]], Any], staging: Path | None 
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that renames in a folder outlast a power cut."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_file(path: Path) -> None:
+    """Make sure that what a file holds outlasts a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that renames in a folder outlast a power cut."""
+    if os.name == "posix":
+        sync_file(folder)
 
 
 @contextlib.contextmanager
