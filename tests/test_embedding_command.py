@@ -8,6 +8,7 @@ import random
 import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,6 +278,35 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_later(built: Path, many: Pa
     assert not list(tmp_path.glob(".part-*"))
     assert call(NAME, many, "--out", tmp_path, *model_of(built), "--resume", "--allow-unreadable", 2).status == 0
     assert table_of(tmp_path)["id"].to_pylist() == many_ids()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_really_full_is_an_error_and_the_run_goes_on_later(
+    built: Path, many: Path, small_disk: Path
+) -> None:
+    with start(built, many, small_disk / "out", "--part-tiles", 200) as process:
+        out, err = process.communicate(timeout=120)
+
+    assert (process.returncode, out) == (1, "")
+    assert f"error: {small_disk}/out cannot be written: No space left on device. The parts that were published" in err
+    assert err.endswith("are whole: free space, and run the same command with --resume.\n")
+    assert 0 < table_of(small_disk / "out").num_rows < 3998
+    assert not list((small_disk / "out").rglob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    ran = call(NAME, many, "--out", small_disk / "out", *model_of(built), "--resume", "--allow-unreadable", 2)
+    assert ran.status == 0, ran.err
+    assert table_of(small_disk / "out")["id"].to_pylist() == many_ids()
 
 
 @pytest.mark.heavy

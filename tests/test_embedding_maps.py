@@ -142,7 +142,7 @@ def test_maps_their_folders_and_what_describes_them_outlast_a_power_cut(
     sync = os.fsync
 
     def note(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(f"{tmp_path}/"))
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(f"{tmp_path}/"))
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)

@@ -1,6 +1,7 @@
 """From what was asked to a folder that is held and begun, and the ranges of tiles that are still to be done in it."""
 
 import contextlib
+import datetime
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def opened(wish: Wish, served: Served, source: Source, pace: Pace) -> Iterator[T
     with folders.held(wish.folder):
         pieces = source.pieces() if blocks is None else maps.counted(source)
         layout = None if blocks is None else maps.layout(pieces, shapes, wish.dtype, pace.batch_size)
-        record = Record(_asked(wish, served, source, layout), _made(served))
+        record = Record(_asked(wish, served, source, layout), _made(served), (_run(served),))
         folders.enter(wish.folder, record, wish.mode, partial(_create_maps, wish.folder, layout, blocks))
         columns = Columns(0 if layout else shapes[0][0], wish.dtype, metadata(served))
         tiles = part_tiles(columns, pace.batch_size, wish.part_tiles)
@@ -103,6 +104,12 @@ def _made(served: Served) -> dict[str, Any]:
         "artifact": artifact and {"key": artifact["key"], "files": artifact["files"], "source": artifact.get("source")},
         "versions": dict(served.versions),
     }
+
+
+def _run(served: Served) -> dict[str, Any]:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    told = {name: served.info[name] for name in ("backend", "device", "precision")}
+    return {"when": now, **told, "versions": dict(served.versions)}
 
 
 def _create_maps(folder: Path, layout: Layout | None, blocks: Sequence[int]) -> None:
