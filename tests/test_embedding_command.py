@@ -180,9 +180,56 @@ def test_progress_is_shown_on_a_terminal() -> None:
     assert "tiles/s" in screen.getvalue()
 
 
-def test_where_nobody_watches_there_is_no_progress() -> None:
-    with display.bar(Console(file=io.StringIO())) as progress:
-        assert progress is None
+def test_the_bar_says_what_it_waits_for_and_counts_what_was_done_before() -> None:
+    screen = io.StringIO()
+    with display.bar(Console(file=screen, force_terminal=True, width=100)) as progress:
+        time.sleep(0.2)
+        assert "listing the input, loading the model" in screen.getvalue()
+        progress(600, 1000)
+        time.sleep(0.2)
+    assert "600/1000" in screen.getvalue()
+
+
+def test_where_nobody_watches_a_line_tells_now_and_then_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(display, "EVERY", 0.05)
+    with display.shown(Console(file=io.StringIO())) as progress:
+        time.sleep(0.2)
+        progress(5000, 10_000)
+        progress(6000, 10_000)
+        time.sleep(0.2)
+        progress(7000, None)
+        time.sleep(0.2)
+    told = capsys.readouterr().err.splitlines()
+    time.sleep(0.2)
+
+    assert told[0] == "listing the input, loading the model"
+    assert any(re.fullmatch(r"6,000 of 10,000 tiles, [\d,]+\.\d tiles/s", line) for line in told)
+    assert any(line.startswith("7,000 of ? tiles, ") for line in told)
+    assert capsys.readouterr().err == ""
+
+
+def test_without_rich_a_terminal_is_told_what_shows_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
+        with display.shown(None):
+            pass
+        hint = "a bar would be shown here with rich: pip install 'backbone-runtime[embed]'\n"
+        assert capsys.readouterr().err == (hint if terminal else "")
+
+
+def test_a_glob_that_the_shell_expanded_is_told_in_a_line(tiles: Path, tmp_path: Path) -> None:
+    files = sorted(tiles.glob("*.jpg"))
+    for arguments in ((NAME, *files, "--out", tmp_path / "out"), (NAME, "--out", tmp_path / "out", *files)):
+        ran = call(*arguments)
+
+        assert ran.status == 2
+        assert f"error: one INPUT is taken, and 200 were given, such as {files[1]}: quote the glob" in ran.err
+        assert ran.err.count(".jpg") == 2
+    assert "unrecognized arguments: --quick" in call(NAME, tiles, "--out", tmp_path / "out", "--quick").err
 
 
 def test_the_summary_in_words() -> None:

@@ -30,10 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     parser = parser_of_embed()
-    options = parser.parse_args(join_negative(arguments))
+    options, further = parser.parse_known_args(join_negative(arguments))
+    if further:
+        parser.error(_not_understood(further))
     try:
         keywords = _keywords(options)
-        with display.bar(display.console()) as progress:
+        with display.shown(display.console()) as progress:
             summary: Summary = embed(options.model, options.images, progress=progress, **keywords)
     except WRONG_USAGE as error:
         parser.error(str(error))
@@ -41,6 +43,16 @@ def _run(arguments: list[str]) -> int:
         _say(f"error: {error}")
         return 1
     return _report(summary, options)
+
+
+def _not_understood(further: list[str]) -> str:
+    """Return what is wrong with arguments that are left over: mostly names of files, which the shell made of a glob."""
+    if any(one.startswith("-") for one in further):
+        return f"unrecognized arguments: {' '.join(further)}"
+    return (
+        f"one INPUT is taken, and {len(further) + 1:,} were given, such as {further[0]}: quote the glob, as in "
+        "'tiles/*.jpg', so that the shell does not expand it, or name the folder."
+    )
 
 
 def _keywords(options: argparse.Namespace) -> dict[str, Any]:

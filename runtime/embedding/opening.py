@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from runtime.embedding import maps
 from runtime.embedding.engine import Pace
 from runtime.embedding.maps import Layout
 from runtime.embedding.output import Output, part_tiles
-from runtime.embedding.parts import Range, missing
+from runtime.embedding.parts import Range, missing, total
 from runtime.embedding.record import Mode, Record
 from runtime.embedding.served import Served
 from runtime.embedding.sources import Source
@@ -48,11 +48,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done: any worker can do any part of `ranges`, cut at multiples of `part_tiles`, into `output`."""
+    """What is to be done: any worker can do any part of `ranges`, cut at multiples of `part_tiles`, into `output`.
+
+    `done` tiles are in the folder already.
+    """
 
     output: Output
     ranges: tuple[Range, ...]
     part_tiles: int
+    done: int = 0
 
 
 @contextlib.contextmanager
@@ -73,8 +77,17 @@ def opened(wish: Wish, served: Served, source: Source, pace: Pace) -> Iterator[T
         folders.enter(wish.folder, record, wish.mode, partial(_create_maps, wish.folder, layout, blocks))
         columns = Columns(0 if layout else shapes[0][0], wish.dtype, metadata(served))
         tiles = part_tiles(columns, pace.batch_size, wish.part_tiles)
-        ranges = missing(pieces, folders.parts(wish.folder))
-        yield Task(Output(wish.folder, columns, layout), tuple(ranges), tiles)
+        parts = folders.parts(wish.folder)
+        done = sum(part.stop - part.start for part in parts)
+        yield Task(Output(wish.folder, columns, layout), tuple(missing(pieces, parts)), tiles, done)
+
+
+def reporter(task: Task, progress: Callable[[int, int | None], None]) -> Callable[[int], None]:
+    """Return what tells `progress` of a run's tiles, after those that were done before; what these are is told now."""
+    to_do = total(task.ranges)
+    every = None if to_do is None else task.done + to_do
+    progress(task.done, every)
+    return lambda tiles: progress(task.done + tiles, every)
 
 
 def metadata(served: Served) -> dict[str, str]:
