@@ -76,7 +76,7 @@ def _measure(folder: Path, cores: Sequence[int], options: argparse.Namespace) ->
                     batch_size=BATCH,
                     part_tiles=options.part_tiles,
                     overwrite=True,
-                    progress=lambda done, _, seen=seen: seen.append((time.perf_counter(), done)),
+                    progress=lambda done, _, seen=seen: done and seen.append((time.perf_counter(), done)),
                 )
                 if summary.rows != options.tiles:
                     raise RuntimeError(f"{summary.rows} rows of {options.tiles} tiles")

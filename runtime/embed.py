@@ -1,8 +1,13 @@
-"""`python -m runtime.embed`. Never imported: `runtime.embed` is the function of the same name."""
+"""`python -m runtime.embed`. Imported, it can be called as the function `runtime.embed`."""
 
 import sys
 
-from runtime.embedding.command import main
-
 if __name__ == "__main__":
+    from runtime.embedding.entry import main
+
     sys.exit(main())
+
+from runtime.callable_module import stand_in
+from runtime.embedding.run import embed
+
+stand_in(__name__, embed)

@@ -77,7 +77,7 @@ def _each(images: Any) -> Iterable[Any]:
 
 
 def _one(image: Any, facts: Preprocessing, size: tuple[int, int]) -> NDArray[np.uint8]:
-    picture = _checked(_picture(image)).convert("RGB" if facts.channels == 3 else "L")
+    picture = _in_mode(_checked(_picture(image)), "RGB" if facts.channels == 3 else "L")
     # At other sizes the publisher's ratio of resize to crop is kept.
     shorter = round((facts.resize or facts.size) * max(size) / facts.size)
     cropped = _crop(_resize(picture, shorter, FILTERS[facts.interpolation]), size)
@@ -106,6 +106,10 @@ def _checked(picture: Image.Image) -> Image.Image:
     if 0 in picture.size:
         raise InputError(f"preprocess() got a picture {picture.width} pixels wide, {picture.height} pixels high.")
     return picture
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    return picture if picture.mode == mode else picture.convert(mode)  # which would copy it
 
 
 def _resize(picture: Image.Image, shorter: int, resample: Image.Resampling) -> Image.Image:

@@ -30,6 +30,8 @@ class Strike:
 
     def __call__(self, done: int, to_do: int | None) -> None:
         self.told.append((done, to_do))
+        if not done:  # told at the start
+            return
         print("progress", flush=True)
         if self._armed:
             self._armed = False

@@ -12,7 +12,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from runtime.embedding.decode import decode
+from runtime.embedding import decode as decoding
+from runtime.embedding.decode import LargeImage, decode
 from runtime.embedding.tile import Tile
 from runtime.errors import InputError, UnreadableImageError
 
@@ -355,3 +356,31 @@ def test_other_threads_run_while_one_decodes() -> None:
             ticks += 1
     assert future.result().shape == (6000, 6000, 3)
     assert ticks > 20
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA", "I;16", "CMYK", "transparent P", "inverted"])
+def test_a_large_image_is_converted_in_bands_to_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if mode == "inverted":
+        file = io.BytesIO()
+        tifffile.imwrite(file, ramp16(), photometric="miniswhite")
+        content = file.getvalue()
+    elif mode == "I;16":
+        content = encoded(Image.fromarray(ramp16()), "PNG")
+    elif mode == "CMYK":
+        content = encoded(picture().convert(mode), "TIFF")
+    else:
+        options = {"transparency": 5} if mode.startswith("transparent") else {}
+        content = encoded(picture().convert(mode.split()[-1]), "PNG", **options)
+    whole = pixels(content)
+    monkeypatch.setattr(decoding, "_BAND", 7 * whole.shape[1])  # the last band is a shorter one
+
+    np.testing.assert_array_equal(pixels(content), whole)
+
+
+def test_more_pixels_than_there_is_room_for_are_not_decoded() -> None:
+    content = png(100, 100, 8, 2, b"no rows at all")
+
+    for image in (content, np.zeros((100, 100, 3), np.uint8)):
+        with pytest.raises(LargeImage):
+            decode(Tile("it", image), 9_999)
+    assert decode(Tile("it", encoded(picture(), "PNG")), 40 * 50).shape == (40, 50, 3)

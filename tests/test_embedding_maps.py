@@ -1,5 +1,6 @@
 """Feature maps as Zarr arrays: each tile's in the row that Parquet names, whatever was killed meanwhile."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -131,3 +132,27 @@ def test_overwriting_makes_new_arrays(model: Backbone, tmp_path: Path) -> None:
     run(model, Pieces({"z": 3}), tmp_path, overwrite=True)
 
     assert arrays(tmp_path)[0].shape == (4, 48, 4, 4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux tells in /proc which file is synced")
+def test_maps_their_folders_and_what_describes_them_outlast_a_power_cut(
+    model: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(f"{tmp_path}/"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    run(model, MADE, tmp_path)
+
+    first = next(place for place, name in enumerate(synced) if name.startswith(".part-"))
+    before = {name for name in synced[:first] if name.startswith("_maps.zarr")}
+    arrays = {f"_maps.zarr/map_{number}{rest}" for number in (0, 1) for rest in ("", "/zarr.json", "/c.0.0.0.0")}
+    assert {"_maps.zarr", "_maps.zarr/zarr.json"} | arrays <= before
+    assert str(tmp_path) in synced[:first]
+    for number in (0, 1):  # the folder after the names in it
+        after = synced[synced.index(f"_maps.zarr/map_{number}/c.0.0.0.0") : first]
+        assert f"_maps.zarr/map_{number}" in after

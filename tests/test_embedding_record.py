@@ -1,5 +1,6 @@
 """Whether a run may begin or go on in a folder: a pure choice."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_another_backend_may_go_on() -> None:
 
 def test_what_only_one_side_knows_is_a_difference() -> None:
     assert differences({"a": 1}, {"a": 1, "batch_size": 8}) == ["batch_size was null, and is now 8"]
+
+
+def test_the_runs_that_worked_at_a_folder_are_kept_and_decide_nothing() -> None:
+    first, second = {"backend": "onnx", "when": "then"}, {"backend": "openvino", "when": "now"}
+    begun = Record.from_text(Record(MINE.asked, MINE.made, (first,)).to_text(), OUT)
+    again = Record(MINE.asked, {"backend": "openvino"}, (second,))
+
+    assert decide(OUT, Found(begun, 1, []), again, "resume") == "continue"
+    assert list(Record.from_text(begun.followed_by(again).to_text(), OUT).runs) == [first, second]
+    assert begun.followed_by(again).made == MINE.made
+
+
+def test_a_record_of_before_runs_were_kept_is_read() -> None:
+    data = json.loads(MINE.to_text())
+    del data["runs"]
+    assert Record.from_text(json.dumps(data), OUT).runs == ()
 
 
 def test_a_record_is_read_as_it_was_written() -> None:

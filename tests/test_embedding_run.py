@@ -1,6 +1,9 @@
 """runtime.embed: every readable tile once, with the numbers that the model gives; folders that are gone on with."""
 
+import datetime
+import errno
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -19,6 +22,7 @@ from embedding_inputs import NAME, Pieces, embeddings_of, expected, pixels, tabl
 
 import runtime
 from runtime.backbone import Backbone
+from runtime.embedding import folder as folders
 from runtime.embedding.engine import Pace
 from runtime.embedding.opening import Wish, opened
 from runtime.embedding.parts import split
@@ -265,6 +269,47 @@ def test_a_damaged_record_can_be_overwritten(model: Backbone, tmp_path: Path) ->
     assert run(model, MADE, tmp_path, overwrite=True).rows == 73
 
 
+def test_the_record_lists_every_run_that_worked_at_the_folder(built: Path, model: Backbone, tmp_path: Path) -> None:
+    run(model, MADE, tmp_path)
+    with tiny(built, backend="torchscript") as other:
+        run(other, MADE, tmp_path, resume=True)
+
+    record = json.loads((tmp_path / "_embed.json").read_text())
+    assert [(one["backend"], one["device"], one["precision"]) for one in record["runs"]] == [
+        ("onnx", "cpu", "fp32"),
+        ("torchscript", "cpu", "fp32"),
+    ]
+    assert "torch" in record["runs"][1]["versions"]
+    when = [datetime.datetime.fromisoformat(one["when"]) for one in record["runs"]]
+    assert datetime.timedelta() <= when[1] - when[0] < datetime.timedelta(hours=1)
+    assert record["made"]["backend"] == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "whole: free space, and run the same command with --resume"),
+        (errno.EDQUOT, "whole: free space, and run the same command with --resume"),
+        (errno.EROFS, "whole: mend the permissions, and run the same command with --resume"),
+        (errno.EIO, "whole: mend that, and run the same command with --resume"),
+        (errno.ENOENT, "Name a folder, or a place where one can be made"),
+    ],
+)
+def test_what_cannot_be_written_is_told_with_what_helps(number: int, remedy: str) -> None:
+    said = f"^out cannot be written: {os.strerror(number)}[.] .*{remedy}[.]$"
+    with pytest.raises(OutputError, match=said), folders.output_errors(Path("out")):
+        raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_where_the_folder_should_be_is_no_full_disk(model: Backbone, tmp_path: Path, below: str) -> None:
+    (tmp_path / "out").write_text("a file")
+
+    with pytest.raises(OutputError, match=r"cannot be written: .* Name a folder, or a place where one can be made[.]$"):
+        run(model, MADE, tmp_path / "out" / below, resume=True)
+    assert (tmp_path / "out").read_text() == "a file"
+
+
 def test_two_runs_into_one_folder_exclude_each_other(model: Backbone, tmp_path: Path) -> None:
     refused: list[str] = []
 
@@ -281,7 +326,7 @@ def test_two_runs_into_one_folder_exclude_each_other(model: Backbone, tmp_path: 
 def test_progress_tells_what_is_done_and_to_do(model: Backbone, tmp_path: Path) -> None:
     told: list[tuple[int, int | None]] = []
     run(model, MADE, tmp_path / "known", progress=lambda done, to_do: told.append((done, to_do)))
-    assert told[0] == (8, 75)
+    assert told[:2] == [(0, 75), (8, 75)]
     assert told[-1] == (75, 75)
 
     told.clear()
@@ -289,6 +334,17 @@ def test_progress_tells_what_is_done_and_to_do(model: Backbone, tmp_path: Path) 
         model, replace(MADE, coarse=True), tmp_path / "unknown", progress=lambda done, to_do: told.append((done, to_do))
     )
     assert told[-1] == (75, None)
+
+
+def test_progress_of_a_run_that_goes_on_counts_what_was_done_before(model: Backbone, tmp_path: Path) -> None:
+    run(model, MADE, tmp_path)
+    next(tmp_path.glob("part-*0016-*")).unlink()
+    told: list[tuple[int, int | None]] = []
+
+    summary = run(model, MADE, tmp_path, resume=True, progress=lambda done, every: told.append((done, every)))
+
+    assert told == [(59, 75), (67, 75), (75, 75)]
+    assert summary.tiles == 16
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from runtime.embedding import folder as folders
 from runtime.embedding.actors import Actors, decide, placed
 from runtime.embedding.connection import connected, nodes, quiet, ray_errors
 from runtime.embedding.engine import Pace, pace
-from runtime.embedding.opening import Task, Wish, opened
-from runtime.embedding.parts import Range, missing, split, total
+from runtime.embedding.opening import Task, Wish, opened, reporter
+from runtime.embedding.parts import Range, missing, split
 from runtime.embedding.served import Served
 from runtime.embedding.sources import Source
 from runtime.embedding.summary import Summary, Tally, summary
@@ -128,7 +128,7 @@ def _run(
     progress: Callable[[int, int | None], None],
 ) -> tuple[Tally, float]:
     (speed, actors), ranges = how, tuple(split(task.ranges, task.part_tiles))
-    tally, started, to_do = Tally(), time.perf_counter(), total(ranges)
+    tally, started, report = Tally(), time.perf_counter(), reporter(task, progress)
     with folders.staged(task.output.folder) as staging:
         output = replace(task.output, staging=staging)
         job = Job(request, source, ranges, speed, output, staging, task.part_tiles, _witness(source, ranges))
@@ -138,7 +138,7 @@ def _run(
                     raise outcome.error
                 tally.tiles += outcome.tiles
                 tally.waited += outcome.waited / actors.number
-                progress(tally.tiles, to_do)
+                report(tally.tiles)
     return tally, time.perf_counter() - started
 
 

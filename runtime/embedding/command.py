@@ -21,21 +21,38 @@ OWN = ("model", "images", "allow_unreadable", "json", "option", "imports", "out_
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:
+        _say("interrupted: what was published stays; run the same command with --resume to go on")
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     parser = parser_of_embed()
-    options = parser.parse_args(join_negative(sys.argv[1:] if arguments is None else list(arguments)))
+    options, further = parser.parse_known_args(join_negative(arguments))
+    if further:
+        parser.error(_not_understood(further))
     try:
         keywords = _keywords(options)
-        with display.bar(display.console()) as progress:
+        with display.shown(display.console()) as progress:
             summary: Summary = embed(options.model, options.images, progress=progress, **keywords)
     except WRONG_USAGE as error:
         parser.error(str(error))
     except BackboneError as error:
         _say(f"error: {error}")
         return 1
-    except KeyboardInterrupt:
-        _say("interrupted: what was published stays; run the same command with --resume to go on")
-        return 130
     return _report(summary, options)
+
+
+def _not_understood(further: list[str]) -> str:
+    """Return what is wrong with arguments that are left over: mostly names of files, which the shell made of a glob."""
+    if any(one.startswith("-") for one in further):
+        return f"unrecognized arguments: {' '.join(further)}"
+    return (
+        f"one INPUT is taken, and {len(further) + 1:,} were given, such as {further[0]}: quote the glob, as in "
+        "'tiles/*.jpg', so that the shell does not expand it, or name the folder."
+    )
 
 
 def _keywords(options: argparse.Namespace) -> dict[str, Any]:

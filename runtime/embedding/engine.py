@@ -67,7 +67,7 @@ def embed_ranges(
     waiting = groups(source, ranges, pace.batch_size)
     prepare = Preparation(backbone.preprocess)
     batches = in_order(prepare, waiting, workers=pace.workers, ahead=pace.ahead)
-    with closing(batches):
+    with closing(batches), closing(prepare):
         asked = time.perf_counter()
         for batch in batches:
             waited = time.perf_counter() - asked

@@ -2,7 +2,7 @@
 
 ::
 
-    <out>/_embed.json                          what it was begun with
+    <out>/_embed.json                          what it was begun with, and by which runs it was gone on with
           _input.json                          sizes and shapes of the input files, see `provenance`
           part-<piece>-<start>-<stop>.parquet  the rows of these tiles of a piece
           _unreadable/part-...parquet          which of these tiles could not be read, and why
@@ -14,6 +14,7 @@ the next run does it again. Names that begin with an underscore or a dot are no 
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -68,12 +69,14 @@ def enter(folder: Path, record: Record, mode: Mode, prepare: Callable[[], None])
     """
     with output_errors(folder):
         _fence(folder)
-        if decide(folder, _look(folder, mode), record, mode) == "begin":
+        found = _look(folder, mode)
+        if decide(folder, found, record, mode) == "begin":
             _empty(folder)
             prepare()
-            publish(folder / RECORD, lambda file: file.write(record.to_text().encode()))
         else:
             _clean(folder)
+            record = found.record.followed_by(record) if found.record else record
+        publish(folder / RECORD, lambda file: file.write(record.to_text().encode()))
 
 
 def parts(folder: Path) -> list[Part]:
@@ -112,15 +115,19 @@ def publish(path: Path, write: Callable[[IO[bytes]], Any], staging: Path | None 
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that renames in a folder outlast a power cut."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_file(path: Path) -> None:
+    """Make sure that what a file holds outlasts a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that renames in a folder outlast a power cut."""
+    if os.name == "posix":
+        sync_file(folder)
 
 
 @contextlib.contextmanager
@@ -129,10 +136,17 @@ def output_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be written: {error.strerror or error}. The parts that were published are whole: free "
-            "space or mend the permissions, and run the same command with --resume."
-        ) from error
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}. {_remedy(error)}") from error
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG):
+        return "Name a folder, or a place where one can be made."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        mend = "mend the permissions"
+    else:
+        mend = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
+    return f"The parts that were published are whole: {mend}, and run the same command with --resume."
 
 
 def _look(folder: Path, mode: Mode) -> Found:

@@ -4,7 +4,6 @@ Every tile has its row beforehand: those of a piece follow each other, and each 
 no two parts ever write to one file, and writing a part again writes the same. Rows of no readable tile are NaN.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.embedding.batch import Rows
+from runtime.embedding.folder import sync_file, sync_folder
 from runtime.embedding.parts import key_of
 from runtime.embedding.sources import Source
 from runtime.embedding.table import cast
@@ -74,6 +74,7 @@ def create(path: Path, layout: Layout, blocks: Sequence[int]) -> None:
             attributes={"out_index": block},
             dimension_names=("tile", "channel", "y", "x"),
         )
+    _sync_arrays(path)
 
 
 def write(path: Path, layout: Layout, rows: Rows) -> None:
@@ -105,11 +106,16 @@ def sync(path: Path, layout: Layout, rows: Sequence[Rows]) -> None:
     files = {int(row) // layout.batch for row in places(layout, rows)}
     for number in range(len(layout.shapes)):
         for file in files:
-            descriptor = os.open(_file(path, number, file), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_file(_file(path, number, file))
+        sync_folder(path / f"map_{number}")
+
+
+def _sync_arrays(path: Path) -> None:
+    """Make sure that what says how to read the arrays outlasts a power cut, too."""
+    for file in path.rglob("zarr.json"):
+        sync_file(file)
+        sync_folder(file.parent)
+    sync_folder(path.parent)
 
 
 def _file(path: Path, number: int, file: int) -> Path:

@@ -1,9 +1,10 @@
 """From what was asked to a folder that is held and begun, and the ranges of tiles that are still to be done in it."""
 
 import contextlib
+import datetime
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from runtime.embedding import maps, provenance
 from runtime.embedding.engine import Pace
 from runtime.embedding.maps import Layout
 from runtime.embedding.output import Output, part_tiles
-from runtime.embedding.parts import Range, missing
+from runtime.embedding.parts import Range, missing, total
 from runtime.embedding.record import Mode, Record
 from runtime.embedding.served import Served
 from runtime.embedding.sources import Source, coordinates
@@ -47,11 +48,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done: any worker can do any part of `ranges`, cut at multiples of `part_tiles`, into `output`."""
+    """What is to be done: any worker can do any part of `ranges`, cut at multiples of `part_tiles`, into `output`.
+
+    `done` tiles are in the folder already.
+    """
 
     output: Output
     ranges: tuple[Range, ...]
     part_tiles: int
+    done: int = 0
 
 
 @contextlib.contextmanager
@@ -68,7 +73,7 @@ def opened(wish: Wish, served: Served, source: Source, pace: Pace) -> Iterator[T
     with folders.held(wish.folder):
         pieces = source.pieces() if blocks is None else maps.counted(source)
         layout = None if blocks is None else maps.layout(pieces, shapes, wish.dtype, pace.batch_size)
-        record = Record(_asked(wish, served, source, layout), _made(served))
+        record = Record(_asked(wish, served, source, layout), _made(served), (_run(served),))
 
         def prepare() -> None:
             provenance.note(wish.folder, source.pieces())
@@ -78,8 +83,17 @@ def opened(wish: Wish, served: Served, source: Source, pace: Pace) -> Iterator[T
         provenance.check(wish.folder, source.pieces())
         columns = Columns(0 if layout else shapes[0][0], wish.dtype, metadata(served), coordinates(source))
         tiles = part_tiles(columns, pace.batch_size, wish.part_tiles)
-        ranges = missing(pieces, folders.parts(wish.folder))
-        yield Task(Output(wish.folder, columns, layout), tuple(ranges), tiles)
+        parts = folders.parts(wish.folder)
+        done = sum(part.stop - part.start for part in parts)
+        yield Task(Output(wish.folder, columns, layout), tuple(missing(pieces, parts)), tiles, done)
+
+
+def reporter(task: Task, progress: Callable[[int, int | None], None]) -> Callable[[int], None]:
+    """Return what tells `progress` of a run's tiles, after those that were done before; what these are is told now."""
+    to_do = total(task.ranges)
+    every = None if to_do is None else task.done + to_do
+    progress(task.done, every)
+    return lambda tiles: progress(task.done + tiles, every)
 
 
 def metadata(served: Served) -> dict[str, str]:
@@ -114,6 +128,12 @@ def _made(served: Served) -> dict[str, Any]:
         "artifact": artifact and {"key": artifact["key"], "files": artifact["files"], "source": artifact.get("source")},
         "versions": dict(served.versions),
     }
+
+
+def _run(served: Served) -> dict[str, Any]:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    told = {name: served.info[name] for name in ("backend", "device", "precision")}
+    return {"when": now, **told, "versions": dict(served.versions)}
 
 
 def _create_maps(folder: Path, layout: Layout | None, blocks: Sequence[int]) -> None:

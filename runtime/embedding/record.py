@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +20,21 @@ class Record:
         asked: What decides the rows: model, outputs, weights, the input's fingerprint, ... A run goes on in a folder
             only where all of it is the same.
         made: What else was so when it was begun: backend, artifact, versions, the path of the input.
+        runs: When each run began or went on, on which backend, device and versions.
     """
 
     asked: Mapping[str, Any]
     made: Mapping[str, Any]
+    runs: Sequence[Mapping[str, Any]] = ()
+
+    def followed_by(self, record: "Record") -> "Record":
+        """Return this record with the runs of another that goes on where this one ended."""
+        return replace(self, runs=(*self.runs, *record.runs))
 
     def to_text(self) -> str:
         """Return the record as the file holds it."""
-        return json.dumps({"schema": SCHEMA, "asked": self.asked, "made": self.made}, indent=1, sort_keys=True) + "\n"
+        data = {"schema": SCHEMA, "asked": self.asked, "made": self.made, "runs": list(self.runs)}
+        return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_text(cls, text: str, path: Path) -> "Record":
@@ -39,6 +46,7 @@ class Record:
         try:
             data = json.loads(text)
             schema, asked, made = data["schema"], dict(data["asked"]), dict(data["made"])
+            runs = tuple(map(dict, data.get("runs", ())))
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{path} is damaged: {error!r}. Begin again with --overwrite, or choose another folder."
@@ -48,7 +56,7 @@ class Record:
                 f"{path} has schema {schema}, this release reads {SCHEMA}. Go on with the release that began it, begin "
                 "again with --overwrite, or choose another folder."
             )
-        return cls(asked, made)
+        return cls(asked, made, runs)
 
 
 @dataclass(frozen=True)

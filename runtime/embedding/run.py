@@ -11,8 +11,8 @@ from runtime.embedding.batch import Rows
 from runtime.embedding.cluster import Cluster, check_engine, embed_on_cluster, request_of
 from runtime.embedding.engine import Pace, embed_ranges, pace
 from runtime.embedding.interruption import interruptible
-from runtime.embedding.opening import Task, Wish, opened
-from runtime.embedding.parts import missing, total
+from runtime.embedding.opening import Task, Wish, opened, reporter
+from runtime.embedding.parts import missing
 from runtime.embedding.record import Mode
 from runtime.embedding.served import describe
 from runtime.embedding.sources import Source, open_source
@@ -22,7 +22,8 @@ from runtime.errors import OptionError
 from runtime.load import load_model
 
 Progress = Callable[[int, int | None], None]
-"""Told after each batch: tiles of this run that are done, tiles that it will do (`None` where only reading tells)."""
+"""Told at the start and after each batch: tiles that are done, earlier runs' included, of how many (`None` where only
+reading tells)."""
 
 
 @overload
@@ -113,7 +114,8 @@ def embed(
         part_tiles: Tiles of a Parquet file, at most; default 8,192. A crash costs the work on one.
         resume: Go on in a folder that the same run has begun; begins it where it has not.
         overwrite: Discard what the folder holds.
-        progress: Told after each batch (of a cluster: after each part) how many tiles are done and how many are to do.
+        progress: Told at the start and after each batch (of a cluster: each part) how many tiles are done, those of
+            earlier runs included, and how many there are.
         engine: `local`, this process; or `ray`, the actors of a Ray cluster, each with a session of its own. They
             write to `out`, which all nodes must share.
         address: Of the cluster's head, `host:port`; by default the one that runs here, else this machine alone.
@@ -160,12 +162,12 @@ def embed(
 
 
 def _write(backbone: Backbone, source: Source, pace: Pace, task: Task, progress: Progress) -> tuple[Tally, float]:
-    tally, started, to_do = Tally(), time.perf_counter(), total(task.ranges)
+    tally, started, report = Tally(), time.perf_counter(), reporter(task, progress)
     with interruptible() as interrupted:
 
         def seen(rows: Rows) -> bool:
             tally.add(rows)
-            progress(tally.tiles, to_do)
+            report(tally.tiles)
             return interrupted()
 
         carry_out(backbone, source, task, pace, seen)

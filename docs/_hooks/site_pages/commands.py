@@ -80,12 +80,14 @@ def _with_subcommands(module: str, root: Path) -> list[Command]:
 
 
 def _serves(target: str, module: str, root: Path) -> bool:
-    """Return whether a script's module is this command's: the very one, or the one that its file imports."""
+    """Return whether a script's module is this command's: the very one, or the one whose `main` its file imports."""
     path = root / module.replace(".", "/")
     file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
-    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-    imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-    return target in (module, f"{module}.__main__") or (len(imported) == 1 and target in imported)
+    imports = [
+        node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
+    ]
+    mains = {node.module for node in imports if "main" in [name.name for name in node.names]}
+    return target in (module, f"{module}.__main__", *mains)
 
 
 def help_of(module: str, words: Sequence[str] = (), root: Path = ROOT) -> str:

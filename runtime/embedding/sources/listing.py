@@ -71,8 +71,10 @@ def find_files(path: str | Path, *, slides: bool) -> tuple[Kind, Listing]:
     except OSError as error:
         raise InputError(f"{path} cannot be listed: {error}") from error
     kind = choose(Found(str(path), {kind: sum(map(len, chunks)) for kind, chunks in kinds.items()}, others))
+    names = _sorted(kinds.pop(kind))
+    pa.default_memory_pool().release_unused()  # sorting took twice what is kept
     # Absolute: a worker may read from another working directory.
-    return kind, Listing(root.absolute(), _sorted(kinds.pop(kind)), dict(others))
+    return kind, Listing(root.absolute(), names, dict(others))
 
 
 def _sorted(chunks: list[pa.LargeStringArray]) -> pa.LargeStringArray:
