@@ -1,5 +1,7 @@
 """Passes over an exported ONNX graph: copies that give what they were given."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -38,13 +40,13 @@ def _copied(node: ir.Node) -> ir.Value | None:
 
 def _counts_up(places: ir.Value | None, rest: tuple[int, ...]) -> bool:
     """Return whether `places` are 0, 1, 2, ... in rows of the shape `rest`, however many rows there are."""
-    known: NDArray[np.generic] = np.zeros((), np.int64)
+    known: NDArray[Any] = np.zeros((), np.int64)
     while (added := producer(places, "Add")) is not None:
-        left, right = (constant(value) for value in added.inputs)
-        if (left is None) == (right is None):
+        constants = [array for value in added.inputs if (array := constant(value)) is not None]
+        if len(constants) != 1:
             return False
-        known = known + (left if left is not None else right)
-        places = added.inputs[0] if left is None else added.inputs[1]
+        known = known + constants[0]
+        places = next(value for value in added.inputs if constant(value) is None)
     count = int(np.prod(rest))
     within = np.arange(count).reshape(1, *rest)
     return known.ndim == within.ndim and np.array_equal(known, within) and _rows_of(places, count, known.ndim)
