@@ -148,6 +148,7 @@ def test_every_error_is_a_backbone_error_unless_it_is_a_warning() -> None:
     assert {kind.__name__ for kind in kinds if not issubclass(kind, errors.BackboneError)} == {
         "BackendFallbackWarning",
         "PluginWarning",
+        "PrecisionWarning",
     }
 
 
