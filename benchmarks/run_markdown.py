@@ -29,7 +29,7 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         f"Made by `{report['command']}` on {machine['cpus']} CPUs ({machine['processor']}), {machine['memory_gb']} GB, "
         f"GPU: {machine['gpu']}, {machine['system']}.",
         "",
-        f"{versions}; {machine['code']}.",
+        f"{versions}; {machine.get('code', 'which code was not recorded')}.",
         "",
         HOW,
         "",
