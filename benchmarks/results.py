@@ -46,12 +46,13 @@ def contenders(section: Section) -> list[Row]:
 
 
 def batches(section: Section) -> list[int]:
-    """Return the batch sizes that contenders were compared at, ascending; of a lone contender, all of its own.
+    """Return the batch sizes that most contenders were compared at, ascending; of a lone contender, all of its own.
 
-    Where time ran out a size may have been measured of eager alone: that compares nothing.
+    Where time ran out a size may have been measured of eager alone, or of the last few: that compares little.
     """
     counts = Counter(int(batch) for row in contenders(section) for batch in row.get("timings", {}))
-    return sorted(batch for batch, count in counts.items() if count > 1) or sorted(counts)
+    most = max(counts.values(), default=0)
+    return sorted(batch for batch, count in counts.items() if count > max(1, most // 2)) or sorted(counts)
 
 
 def seconds(row: Row, batch: int) -> list[float]:

@@ -40,7 +40,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch, **sizes: Any) -> None:
 
 def run(name: str, checkpoint: dict[str, Any], images: Tensor, **options: Any) -> Any:
     with torch.no_grad():
-        return registry.find(name).build(weights=Reading(checkpoint), **options).eval()(images)
+        return registry.find(name).build(weights=Reading(checkpoint), **options).eval().to(images.dtype)(images)
 
 
 def loud(module: nn.Module) -> Any:

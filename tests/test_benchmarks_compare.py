@@ -126,6 +126,17 @@ def test_torch_wins_in_a_precision_that_a_lower_one_of_ours_outruns() -> None:
     assert [line.partition(":")[0].split(", ")[-1] for line in told] == ["bf16", "bf16"]
 
 
+def test_a_batch_size_that_only_the_last_contenders_had_time_for_is_not_shown() -> None:
+    rows = [row("onnx fp32", 2.0), row("pt2 fp32", 1.1), row("openvino fp32", 2.5), row("optimum O3", 1.7)]
+    made = section(*rows)
+    for late in (made["contenders"][0], rows[-1]):
+        late["timings"]["32"] = {"seconds": [1.0] * 3, "eager": [2.0] * 3}
+    assert results.batches(made) == [1, 8]
+    for late in rows:
+        late["timings"]["32"] = {"seconds": [1.0] * 3, "eager": [2.0] * 3}
+    assert results.batches(made) == [1, 8, 32]
+
+
 def test_reports_of_two_states_of_the_code_are_compared_without_being_told_to(tmp_path: Path) -> None:
     states = [report(section(row("onnx fp32", 2.0)), code=f"recipe 4, commit {commit}") for commit in ("abc", "def")]
     before, after = (written(tmp_path, str(number), made) for number, made in enumerate(states))

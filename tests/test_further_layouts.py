@@ -35,7 +35,10 @@ def test_conchs_published_tower_pools_with_one_query_of_multi_head_attention(
     tower |= {"attn_pool_caption.query": torch.zeros(256, 768), "ln_caption.weight": torch.zeros(768)}
     surplus = {"text.cls_emb": torch.zeros(768), "text_decoder.resblocks.0.ln_1.weight": torch.zeros(768)}
     checkpoint = {f"visual.{key}": value for key, value in tower.items()} | surplus | {"logit_scale": torch.zeros(())}
-    images = noise(3, 3, 448, 448)
+    # In float64: which formulation rounds how is up to the processor.
+    images, query, matrix = noise(3, 3, 448, 448).double(), query.double(), matrix.double()
+    for module in (trunk, attention, on_query, on_tokens, last):
+        module.double()
 
     got = run("conch_v1", checkpoint, images, contrastive_projection=projection)
 
