@@ -27,5 +27,5 @@ def test_sorting_a_million_names_leaves_little_more_than_the_names() -> None:
     ran = subprocess.run([sys.executable, "-c", LISTING], capture_output=True, text=True, check=True)
     taken, held = map(float, re.findall(r"[\d.]+", ran.stdout))
 
-    assert held == pytest.approx(48)
+    assert held == pytest.approx(48, rel=0.01)
     assert taken < 2 * held
