@@ -11,7 +11,7 @@ from exporters.exporter import Exporter
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
 from exporters.reference import example, load_eager, make_references
-from exporters.trial import Trial, measure, require_parity, worst
+from exporters.trial import Trial, give_back_memory, measure, require_parity, worst
 from runtime import eager
 from runtime.artifacts import open_store, sha256_of
 from runtime.errors import BackboneError, VerificationError
@@ -62,6 +62,7 @@ def _build(job: Job, forms: list[Form], space: Workspace, report: Report) -> lis
             except BackboneError as error:
                 outcomes += plan.failed(job, [form], error)
     del model, exporter  # a giant's eager weights and its session would not fit side by side
+    give_back_memory()
     space.stage(staged)
     trial = Trial(job.request, references, space.staging.root, job.threads)
     return outcomes + [_verify_and_publish(trial, job, a, space, report, started) for a in staged]
