@@ -57,6 +57,8 @@ def main(kind: str, model: str, weights: str, image_shape: list[int], graph: str
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own exporters, about themselves
             EXPORTS[kind](model, weights, image_shape, Path(graph))
+    except PeerError as error:
+        sys.exit(f"reason: {error}")
     except Exception as error:
         sys.exit(f"reason: {ways.reason(error)}")
 

@@ -216,6 +216,16 @@ def test_a_peers_graph_is_exported_by_the_interpreter_that_has_it(tmp_path: Path
     assert (tmp_path / "asked").read_text().startswith('-m benchmarks.peers ["optimum", ')
 
 
+def test_a_peer_that_cannot_export_says_why_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise peers.PeerError("it needs blocks")
+
+    monkeypatch.setitem(peers.EXPORTS, "optimum", refuse)
+    with pytest.raises(SystemExit) as left:
+        peers.main("optimum", NAME, "random", [3, 160, 160], str(tmp_path / "model.onnx"))
+    assert left.value.code == "reason: it needs blocks"
+
+
 def test_usual_batch_sizes_that_a_small_machine_leaves_out_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "cpu_count", lambda: 2)
     assert list(run._left_out("cpu", (1, 8, 32))) == ["64"]
