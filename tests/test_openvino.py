@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from exporters.pool import WeightPool
 from runtime import Backbone, load_model
 from runtime.artifacts import Store
 from runtime.backends import openvino
+from runtime.backends.openvino_session import images_each
 from runtime.errors import ArtifactCorruptError, BackendFallbackWarning, DependencyError, DeviceError
 from runtime.manifest import Form, Manifest
 
@@ -134,6 +137,7 @@ import json, sys
 from pathlib import Path
 from runtime import registry
 from runtime.backends import openvino
+from runtime.backends.openvino_session import images_each
 from runtime.request import make_request
 import tiny_backbones
 request = make_request(registry.find("test/tiny_vit"), None, {"backend": "openvino", "precision": "bf16"})
@@ -205,33 +209,109 @@ def test_threads_that_share_a_backbone_get_their_own_numbers(built: Path) -> Non
 
 
 def test_the_number_of_threads_is_the_one_asked_for_and_none_is_pinned(built: Path) -> None:
-    session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=1))
+    alone = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=1))
+    spread = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
+    spread.run(images(2))
 
-    assert session._compiled.get_property("INFERENCE_NUM_THREADS") == 1
-    assert session._compiled.get_property("ENABLE_CPU_PINNING") is False
+    for compiled, threads, streams in ((alone._together, 1, 1), (spread._together, 2, 1), (spread._apart, 2, 2)):
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+        assert compiled.get_property("NUM_STREAMS") == streams
+        assert compiled.get_property("ENABLE_CPU_PINNING") is False
 
 
-@pytest.mark.parametrize(("sizes", "runs"), [(None, [4, 4, 1]), ((16,), [16])])
-def test_a_batch_runs_two_images_per_thread_at_once_unless_sizes_were_asked_for(
-    built: Path, sizes: tuple[int, ...] | None, runs: list[int]
+@pytest.mark.parametrize(
+    ("count", "threads", "each"),
+    [
+        (9, 1, None),
+        (1, 2, None),
+        (2, 2, 1),
+        (3, 2, None),  # one thread would wait while the other takes its second image
+        (5, 2, 3),
+        (8, 2, 4),
+        (9, 2, 3),
+        (32, 2, 4),
+        (16, 16, 1),
+        (17, 16, None),
+        (63, 16, 4),
+    ],
+)
+def test_a_batch_is_spread_over_the_threads_where_few_of_them_wait(count: int, threads: int, each: int | None) -> None:
+    assert images_each(count, threads) == each
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "together", "apart"),
+    [(None, 9, [], [3, 3, 3]), (None, 8, [], [4, 4]), (None, 1, [1], []), ((16,), 9, [16], []), ((3,), 9, [3] * 3, [])],
+)
+def test_batches_run_apart_unless_sizes_were_asked_for(
+    built: Path, sizes: tuple[int, ...] | None, count: int, together: list[int], apart: list[int]
 ) -> None:
     model = serve(built, threads=2, batch_sizes=sizes)
     session: Any = model._ready()
-    compiled, seen = session._compiled, []
+    runs: dict[str, list[int]] = {"infer": [], "start_async": []}
 
     class Counted:
-        def __init__(self) -> None:
-            self.request = compiled.create_infer_request()
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
 
-        def infer(self, feed: dict[int, Any], **options: Any) -> Any:
-            seen.append(len(feed[0]))
-            return self.request.infer(feed, **options)
+        def __getattr__(self, name: str) -> Any:
+            called = getattr(self.inner, name)
+            if name not in runs:
+                return called
+            return lambda feed, **options: (runs[name].append(len(feed[0])), called(feed, **options))[1]
 
-    session._idle.append(Counted())
-    given = images(9)
+    session._requests.append(Counted(session._together.create_infer_request()))
+    if apart:
+        session._queues.append(Counted(session._new_queue()))
+    given = images(count)
 
     output = model(given)
 
-    assert seen == runs
-    np.testing.assert_array_equal(output[:4], serve(built, threads=2)(given[:4]))
-    np.testing.assert_allclose(output[8:], serve(built, threads=2)(given[8:]), rtol=1e-4, atol=1e-5)
+    assert (runs["infer"], runs["start_async"]) == (together, apart)
+    alone = serve(built, threads=1)
+    for row in range(count):
+        np.testing.assert_allclose(output[row : row + 1], alone(given[row : row + 1]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_graph_is_compiled_by_the_first_batch_only_and_once(built: Path) -> None:
+    session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
+    compile_, made = session._compile, []
+    session._compile = lambda streams: (made.append(streams), compile_(streams))[1]
+
+    session.run(images(1))
+    assert made == []
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(session.run, [images(4, seed) for seed in range(8)]))
+
+    assert made == [2]
+
+
+def test_batches_are_served_though_the_graph_was_pruned_meanwhile(built: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(graph(built).parent, tmp_path / "copied")
+    session = openvino.load(copied / graph(built).name, request_for(NAME, backend="openvino", threads=2))
+    shutil.rmtree(copied)
+
+    assert session.run(images(4))[0].shape[0] == 4
+
+
+def test_outputs_of_a_batch_are_not_kept(built: Path) -> None:
+    session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
+
+    [output] = session.run(images(4))
+    gone = weakref.ref(output)
+    del output
+
+    deadline = time.monotonic() + 10  # OpenVINO's threads let go of what they called a moment after the result is there
+    while gone() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert gone() is None
+
+
+def test_a_batch_that_openvino_cannot_run_leaves_a_session_that_can(built: Path) -> None:
+    session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
+
+    with pytest.raises(Exception, match="shape"):
+        session.run(np.zeros((4, 3, 31, 32), np.float32))
+
+    given = images(4)
+    np.testing.assert_allclose(session.run(given)[0], serve(built, threads=1)(given), rtol=1e-4, atol=1e-5)

@@ -1,12 +1,10 @@
 """Serving an ONNX artifact through OpenVINO, on CPUs."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from runtime.backends.openvino_session import OpenvinoSession
 from runtime.errors import ArtifactCorruptError, BackboneError, DependencyError, DeviceError
 from runtime.machine import cpu_count, installed
 from runtime.providers import parse_device
@@ -18,7 +16,7 @@ MISSING = "backend='openvino' needs openvino, which is not installed. Run: pip i
 PRECISIONS = {"fp32": ("FP32", "f32"), "bf16": ("BF16", "bf16"), "int8": ("INT8", "bf16")}
 
 
-def load(graph: Path, request: Request) -> "OpenvinoSession":
+def load(graph: Path, request: Request) -> OpenvinoSession:
     """Return a session for `graph` on the CPU; the precision is the request's, whatever the graph's weights are.
 
     Raises:
@@ -35,14 +33,19 @@ def load(graph: Path, request: Request) -> "OpenvinoSession":
     import openvino
 
     core = openvino.Core()
+    reason = "device='cpu' was asked for" if request.device else "OpenVINO serves CPUs"
     hint = precision_hint(request.precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+    def compiled(streams: int) -> Any:
+        return core.compile_model(model, "CPU", _properties(request.threads or cpu_count(), streams, hint))
+
     try:
-        compiled = core.compile_model(str(graph), "CPU", _properties(request, hint))
+        # Kept, with its weights mapped: a graph that is pruned while it serves can still be compiled for batches.
+        model = core.read_model(str(graph))
+        session = OpenvinoSession(compiled, reason, spread=not request.batch_sizes)
     except RuntimeError as error:
         raise ArtifactCorruptError(f"OpenVINO cannot load {graph}: {_last_line(error)}.") from error
-    reason = "device='cpu' was asked for" if request.device else "OpenVINO serves CPUs"
-    # Two images per thread: what passes between two layers then stays in the cores' caches.
-    return OpenvinoSession(compiled, reason, None if request.batch_sizes else 2 * (request.threads or cpu_count()))
+    return session
 
 
 def obstacle(request: Request) -> BackboneError | None:
@@ -80,11 +83,11 @@ def precision_hint(precision: str, capabilities: Sequence[str]) -> str:
     )
 
 
-def _properties(request: Request, hint: str) -> Mapping[str, Any]:
+def _properties(threads: int, streams: int, hint: str) -> Mapping[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": hint,
-        "INFERENCE_NUM_THREADS": request.threads or cpu_count(),
-        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        **({"PERFORMANCE_HINT": "LATENCY"} if streams == 1 else {"NUM_STREAMS": streams}),
         # Pinned, the threads of every process would start from the same first core.
         "ENABLE_CPU_PINNING": False,
     }
@@ -94,43 +97,3 @@ def _last_line(error: RuntimeError) -> str:
     """Return the cause: OpenVINO begins with where in its own source it was met."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[-1].rstrip(".")
-
-
-class OpenvinoSession:
-    """A compiled OpenVINO model; `run` may be called from several threads at once.
-
-    `at_once` is how many of a batch's images run together, all of them where it is `None`.
-    """
-
-    native = "numpy"
-    device = "cpu"
-    providers: tuple[str, ...] = ()
-
-    def __init__(self, compiled: Any, reason: str, at_once: int | None) -> None:
-        self._compiled = compiled
-        self._at_once = at_once
-        self._outputs = len(compiled.outputs)
-        # An inference request belongs to one call at a time: as many as were ever needed at once are kept.
-        self._idle: deque[Any] = deque()
-        self.reason = reason
-
-    def run(self, images: Any) -> list[Any]:
-        """Return the outputs for a float32 batch [B, C, H, W], as numpy arrays of their own."""
-        try:
-            inference = self._idle.pop()
-        except IndexError:
-            inference = self._compiled.create_infer_request()
-        outputs = self._infer(inference, images)
-        self._idle.append(inference)
-        return outputs
-
-    def _infer(self, inference: Any, images: Any) -> list[Any]:
-        at_once = self._at_once or len(images)
-        arrays: list[Any] = []
-        for row in range(0, len(images), at_once):
-            results = inference.infer({0: images[row : row + at_once]}, share_inputs=True, share_outputs=True)
-            outputs = [results[index] for index in range(self._outputs)]  # memory of the next inference, too
-            arrays = arrays or [np.empty((len(images), *output.shape[1:]), output.dtype) for output in outputs]
-            for array, output in zip(arrays, outputs, strict=True):
-                array[row : row + at_once] = output
-        return arrays
