@@ -15,7 +15,14 @@ from unittest import mock
 from benchmarks.machine_facts import machine_facts
 
 REPORT = Path(__file__).parent / "reports" / "passes.md"
-PASSES = ("fuse_gelu", "fuse_silu", "pad_for_prefix_tokens", "pad_for_registers", "compute_read_token_only")
+PASSES = (
+    "fuse_gelu",
+    "fuse_silu",
+    "pad_for_prefix_tokens",
+    "pad_for_registers",
+    "compute_read_token_only",
+    "pack_attention",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

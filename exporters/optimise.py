@@ -12,7 +12,9 @@ from exporters.passes.copies import drop_copies
 from exporters.passes.cubic import expand_cubic_resize
 from exporters.passes.layer_scale import fold_layer_scale
 from exporters.passes.layout import cancel_transposes
+from exporters.passes.matching import MICROSOFT
 from exporters.passes.normalisation import fuse_skip_normalisation
+from exporters.passes.packed_attention import pack_attention
 from exporters.passes.registers import pad_for_registers
 from exporters.passes.statistics import normalise_by_rows, reduce_by_rows
 from exporters.passes.tokens import compute_read_token_only, pad_for_prefix_tokens
@@ -27,9 +29,10 @@ def optimise(model: ir.Model, *, dynamic: bool, target: str = "cpu", precision: 
     Args:
         model: The exported model.
         dynamic: Whether height and width are symbolic.
-        target: `cpu` or `cuda`. A fused residual norm is slower than its parts on onnxruntime's CPU provider; all else
-            serves both (see benchmarks/passes.py).
+        target: `cpu` or `cuda`. A fused residual norm is slower than its parts on onnxruntime's CPU provider, attention
+            with its projection has no flash kernel on CUDA; all else serves both (see benchmarks/passes.py).
         precision: In which the weights will be stored; float32 weights stay as they are, for other graphs share them.
+            int8 quantises projections of their own.
 
     Raises:
         ExportError: The batch became static, a fixed-size graph still resizes something, or attention is not fused.
@@ -50,6 +53,7 @@ def optimise(model: ir.Model, *, dynamic: bool, target: str = "cpu", precision: 
         "registers": pad_for_registers(model),
         "skip_normalisation": fuse_skip_normalisation(model) if target == "cuda" else 0,
         "read_token": _sweep(model, compute_read_token_only),
+        "packed_attention": _sweep(model, pack_attention) if target == "cpu" and precision != "int8" else 0,
     }
     RemoveUnusedNodesPass()(model)
     drop_traces(model)
@@ -76,7 +80,8 @@ def _until_none(model: ir.Model, apply: Callable[[ir.Model], int]) -> int:
 
 def ensure_whole_attention(model: ir.Model, marked: int) -> None:
     """Raise unless each of the `marked` calls of attention is one node of the graph."""
-    fused = sum(node.op_type == "MultiHeadAttention" for node in model.graph.all_nodes())
+    whole = {(MICROSOFT, "MultiHeadAttention"), (MICROSOFT, "Attention")}
+    fused = sum((node.domain, node.op_type) in whole for node in model.graph.all_nodes())
     if fused < marked:
         raise ExportError(f"Of {marked} calls of attention only {fused} are one operator in the graph.")
 

@@ -74,7 +74,7 @@ def make(name: str, **outliers: float) -> tuple[nn.Module, list[Any]]:
 
 def exported(module: nn.Module, images: Any) -> ir.Model:
     program = to_onnx.export(module, torch.from_numpy(images[:1]).repeat(2, 1, 1, 1), ["embedding"], None)
-    optimise(program.model, dynamic=False)
+    optimise(program.model, dynamic=False, target="cuda")
     return program.model
 
 

@@ -69,7 +69,7 @@ def loud(module: nn.Module) -> nn.Module:
 def export(module: nn.Module, outputs: int = 1) -> ir.Model:
     names = [f"output_{i}" for i in range(outputs)]
     program = to_onnx.export(module.eval(), torch.from_numpy(CALIBRATION[0][:2]), names, None)
-    optimise.optimise(program.model, dynamic=False)
+    optimise.optimise(program.model, dynamic=False, precision="int8")
     return program.model
 
 

@@ -22,6 +22,7 @@ from exporters.passes.copies import drop_copies
 from exporters.passes.layer_scale import fold_layer_scale
 from exporters.passes.layout import cancel_transposes
 from exporters.passes.normalisation import fuse_skip_normalisation
+from exporters.passes.packed_attention import MOST_TOKENS, pack_attention
 from exporters.passes.tokens import compute_read_token_only, pad_for_prefix_tokens
 from runtime.errors import ExportError
 from runtime.loud import draw_loud
@@ -122,6 +123,82 @@ def test_a_residual_norm_is_not_fused_for_cpus() -> None:
     optimise.optimise(model, dynamic=False, target="cpu")
 
     assert kinds(model)["SkipLayerNormalization"] == 0
+
+
+@pytest.mark.parametrize("name", ["vit", "registers", "swiglu"])
+def test_for_cpus_attention_and_its_packed_projection_are_one_operator(name: str) -> None:
+    _, model, _ = export(name)
+
+    applied = optimise.optimise(model, dynamic=False, target="cpu")
+
+    of_one_token = applied.get("read_token", 0)  # the query of the last block is not that of all tokens
+    found = kinds(model)
+    assert found["Attention"] == applied["packed_attention"] == DEPTH - of_one_token
+    assert found["MultiHeadAttention"] == found["Split"] - applied.get("silu", 0) == of_one_token
+
+
+@pytest.mark.parametrize(("target", "precision"), [("cuda", "fp32"), ("cuda", "fp16"), ("cpu", "int8")])
+def test_elsewhere_the_projection_stays_by_itself(target: str, precision: str) -> None:
+    _, model, _ = export("vit")
+
+    applied = optimise.optimise(model, dynamic=False, target=target, precision=precision)
+
+    assert "packed_attention" not in applied
+    assert kinds(model)["MultiHeadAttention"] == DEPTH
+
+
+PACKED = """<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+  backbone (float[batch, {length}, 8] x) => (float[batch, {length}, 8] y)
+  <float[8, 24] w = {{{weights}}}, float[24] b = {{{bias}}}, int64[3] parts = {{{parts}}},
+   float[batch, {length}, 24] m, float[batch, {length}, 24] p, float[batch, {length}, 8] q,
+   float[batch, {length}, 8] k, float[batch, {length}, 8] v, float[batch, {length}, 8] a>
+  {{ m = MatMul(x, w) p = Add({sum}) q, k, v = Split <axis = 2> (p, parts)
+     a = com.microsoft.MultiHeadAttention <num_heads = 2, scale = {scale}> ({read}) y = Neg({last}) }}"""
+
+
+def packed(**other: Any) -> ir.Model:
+    """Return a graph of two heads of 4 channels whose projection can be packed, but for what is given otherwise."""
+    draw = np.random.default_rng(0)
+    given = {"length": 5, "parts": "8, 8, 8", "sum": "m, b", "scale": 0.5, "read": "q, k, v", "last": "a"}
+    given |= {"weights": ", ".join(map(str, draw.normal(size=8 * 24))), "bias": ", ".join(["0.1"] * 24)}
+    model = ir.from_onnx_text(PACKED.format(**(given | other)))
+    for value in model.graph.initializers.values():
+        value.shape = value.const_value.shape  # type: ignore[union-attr]
+    return model
+
+
+@pytest.mark.parametrize("given", [{}, {"sum": "b, m"}, {"length": MOST_TOKENS}])
+def test_a_packed_projection_joins_its_attention(given: dict[str, Any]) -> None:
+    model = packed(**given)
+    images = torch.randn(2, given.get("length", 5), 8, generator=torch.Generator().manual_seed(0))
+    before = run_on(model, images)
+
+    assert pack_attention(model) == 1
+
+    swept(model)
+    assert kinds(model) == {"Attention": 1, "Neg": 1}
+    assert relative_rms(before, run_on(model, images)) < 1e-6
+
+
+def run_on(model: ir.Model, tokens: Tensor) -> np.ndarray[Any, Any]:
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": tokens.numpy()})[0])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({"scale": 0.25}, id="OpenVINO would divide by the root of the width all the same"),
+        pytest.param({"length": MOST_TOKENS + 1}, id="flash attention is faster"),
+        pytest.param({"length": "n"}, id="of unknown length"),
+        pytest.param({"read": "k, q, v"}, id="in another order"),
+        pytest.param({"read": "q, q, v"}, id="not all parts"),
+        pytest.param({"read": "q, k, v, b"}, id="with a bias of its own"),
+        pytest.param({"last": "v"}, id="a part that is read elsewhere"),
+    ],
+)
+def test_what_attention_cannot_say_stays(given: dict[str, Any]) -> None:
+    assert pack_attention(packed(**given)) == 0
 
 
 def test_an_attention_that_is_lost_fails_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +342,7 @@ def test_float32_weights_stay_as_they_are() -> None:
         pad_for_prefix_tokens,
         compute_read_token_only,
         fold_layer_scale,
+        pack_attention,
     ],
 )
 def test_a_pass_leaves_a_graph_without_its_pattern_alone(apply: Any) -> None:

@@ -154,7 +154,7 @@ def test_graphs_keep_the_declared_contract(built: Path, dynamic: Path, own: Path
     assert len(graphs) == 4
     for model in graphs:
         assert model.ir_version == 10
-        fused = any(node.op_type == "MultiHeadAttention" for node in model.graph.node)
+        fused = any(node.op_type in ("Attention", "MultiHeadAttention") for node in model.graph.node)
         assert fused == (model not in _graphs(own))
         operators = [("", to_onnx.OPSET), ("com.microsoft", 1)] if fused else [("", to_onnx.OPSET)]
         assert [(o.domain, o.version) for o in model.opset_import] == operators
