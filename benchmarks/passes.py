@@ -81,6 +81,7 @@ def _graphs(name: str, batch: int) -> tuple[dict[str, bytes], Any]:
 
 def _optimised(model: Any, without: Sequence[str] = (), also: str | None = None) -> bytes:
     import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     from exporters import optimise
 
@@ -91,7 +92,7 @@ def _optimised(model: Any, without: Sequence[str] = (), also: str | None = None)
         optimise.optimise(graph, dynamic=False, target="cpu")
     if also:
         getattr(optimise, also)(graph)
-        optimise.RemoveUnusedNodesPass()(graph)
+        RemoveUnusedNodesPass()(graph)
     return bytes(ir.to_proto(graph).SerializeToString(deterministic=True))
 
 
