@@ -4,6 +4,7 @@ import argparse
 
 from runtime.arguments import DEFAULT_ARTIFACTS, image_size, option, out_indices, positive
 from runtime.embedding.cluster import ENGINES
+from runtime.embedding.sources import TILE_SIZE
 from runtime.embedding.table import DTYPES
 from runtime.manifest import INPUTS, PRECISIONS
 from runtime.request import BACKENDS, ON_FALLBACK
@@ -67,7 +68,7 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--image-column", metavar="NAME", help="Parquet: column of images or paths; tar: extension of the images")
     add("--id-column", metavar="NAME", help="Parquet: column of ids, none to number the rows")
-    add("--tile-size", type=positive, metavar="N", help="slides: side of a tile in pixels (default: 224)")
+    add("--tile-size", type=positive, metavar="N", help=f"slides: side of a tile in pixels (default: {TILE_SIZE})")
     add("--mpp", type=float, metavar="X", help="slides: microns per pixel of a tile")
     add("--slide-mpp", type=float, metavar="X", help="slides that do not say: microns per pixel at full resolution")
 
