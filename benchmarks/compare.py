@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks import results
 from benchmarks.lineup import EAGER
 from benchmarks.results import ReportError, Row
+from runtime.arguments import parser_of
 
 Report = Mapping[str, Any]
 DRAWS = 2000
@@ -43,12 +44,7 @@ class Finding:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare two reports; return the exit status."""
     lines = __doc__.splitlines()
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare",
-        description=lines[0],
-        epilog="\n".join(lines[2:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("python -m benchmarks.compare", lines[0], "\n".join(lines[2:]))
     parser.add_argument("before", type=Path, metavar="A.json", help="the report to keep up with")
     parser.add_argument("after", type=Path, metavar="B.json", help="the new one")
     parser.add_argument("--max-regress", type=_share, default=0.05, metavar="5%", help="default: 5%%")

@@ -3,7 +3,6 @@
 One thread, interleaved, processor time instead of the clock: other load on the machine moves every contender alike.
 """
 
-import argparse
 import contextlib
 import statistics
 import time
@@ -13,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.machine_facts import machine_facts
+from runtime.arguments import parser_of, positive
 
 REPORT = Path(__file__).parent / "reports" / "passes.md"
 PASSES = ("fuse_gelu", "fuse_silu", "pad_for_prefix_tokens", "pad_for_registers", "compute_read_token_only")
@@ -20,10 +20,10 @@ PASSES = ("fuse_gelu", "fuse_silu", "pad_for_prefix_tokens", "pad_for_registers"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table and write the report."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.passes", description=__doc__)
+    parser = parser_of("python -m benchmarks.passes", __doc__)
     parser.add_argument("model", nargs="?", default="vit_small_patch16_224", help="a Vision Transformer of timm")
-    parser.add_argument("--batches", type=int, nargs="+", default=[2, 8], help="images a call (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=20, help="calls of each contender (%(default)s)")
+    parser.add_argument("--batches", type=positive, nargs="+", default=[2, 8], help="images a call (%(default)s)")
+    parser.add_argument("--rounds", type=positive, default=20, help="calls of each contender (%(default)s)")
     given = parser.parse_args(arguments)
     graphs, images = _graphs(given.model, max(given.batches))
     times = {batch: _measure(graphs, images[:batch], given.rounds) for batch in given.batches}
