@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
-from benchmarks.contender import WITHOUT_TORCH, Contender, in_turns, runners
+from benchmarks.contender import WITHOUT_TORCH, Contender, runners
+from benchmarks.turns import in_turns
 from exporters import build, display
 from runtime import registry
 from runtime.arguments import parser_of, positive

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import build_cost, pictures
-from benchmarks.contender import ratios
 from benchmarks.figure import Figure
 from benchmarks.figures import VIT_B, VIT_S, write_report
 from benchmarks.machine_facts import machine_facts
+from benchmarks.turns import ratios
 from runtime import Backbone, embed, load_model
 from runtime.arguments import above_zero, parser_of, positive
 

@@ -17,10 +17,10 @@ from statistics import median
 from typing import Any
 
 from benchmarks import build_cost
-from benchmarks.contender import ratios
 from benchmarks.embedding import image_folder
 from benchmarks.figure import Figure
 from benchmarks.figures import VIT_S, write_report
+from benchmarks.turns import ratios
 from runtime import embed
 from runtime.arguments import parser_of, positive
 
