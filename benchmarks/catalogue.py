@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks.catalogue_report import LEDGER, form_of, read_ledger, write_report
 from exporters.arguments import parameter_count
-from exporters.plan import DEFAULT_FORMATS, versions
+from exporters.plan import DEFAULT_FORMATS
+from exporters.staleness import versions
 from runtime import list_models
 from runtime.arguments import parser_of
 from runtime.artifacts import Store, open_store
