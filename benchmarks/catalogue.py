@@ -14,8 +14,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.catalogue_report import LEDGER, form_of, read_ledger, write_report
-from exporters.plan import DEFAULT_FORMATS, versions
+from exporters.arguments import parameter_count
+from exporters.plan import DEFAULT_FORMATS
+from exporters.staleness import versions
 from runtime import list_models
+from runtime.arguments import parser_of
 from runtime.artifacts import Store, open_store
 from runtime.manifest import Artifact
 from runtime.out_indices import label
@@ -45,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.catalogue", description=__doc__.splitlines()[0])
+    parser = parser_of("python -m benchmarks.catalogue", __doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="GLOB", help="default: every registered backbone")
     parser.add_argument("--artifacts", metavar="DIR", help="store to build into")
     parser.add_argument("--out-indices", action="append", metavar="WHICH", help="repeatable; default: none, 1 and 4")
-    parser.add_argument("--max-params", metavar="N", help="as of exporters.build")
+    parser.add_argument("--max-params", type=parameter_count, metavar="N", help="as of exporters.build")
     parser.add_argument("--discard", action="store_true", help="delete each model's artifacts once they are recorded")
     return parser
 
@@ -69,7 +72,7 @@ def _settled(record: Record) -> bool:
     return all(outcome["status"] == "built" for outcome in record["outcomes"])
 
 
-def _build(model: str, variants: list[str], store: Store, max_params: str | None) -> list[Record]:
+def _build(model: str, variants: list[str], store: Store, max_params: int | None) -> list[Record]:
     command = [sys.executable, "-m", "exporters.build", model, "--weights=random", "--json", "--force"]
     command += [f"--artifacts={store.root}", *(f"--out-indices={variant}" for variant in variants)]
     started = time.perf_counter()

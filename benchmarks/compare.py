@@ -1,17 +1,21 @@
-"""Compare two reports of `python -m benchmarks.run`: a gate against becoming slower or less exact.
+"""Compare two reports of `python -m benchmarks.run`: a gate against becoming slower, less exact or larger.
 
 What is compared is each contender's ratio to eager fp32 of the same run, so that the machine's speed cancels. It is a
 regression when the median has fallen by more than the limit, and the noise of both runs does not explain it: 95% of
 the medians of rounds drawn again from both lie beyond the limit.
+
+Loading, the cold start and the memory are compared as they were measured, on one machine only. They are a regression
+when every value of the new report is beyond every one of the old by more than the limit, and by 0.25 s or 50 MB. The
+memory of GPUs is not compared: other processes use it, too.
 
 exit status: 0 nothing regressed, 1 something did or is no longer measured, 2 wrong usage, or reports that cannot be
 compared.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,8 +23,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
+from benchmarks.costs import Limits, compare_costs
+from benchmarks.finding import FAILING, Finding
 from benchmarks.lineup import EAGER
 from benchmarks.results import ReportError, Row
+from runtime.arguments import parser_of
 
 Report = Mapping[str, Any]
 DRAWS = 2000
@@ -28,35 +35,30 @@ DRAWS = 2000
 WORSE_ERROR = 2.0
 # Below float32's epsilon either run's error is luck.
 EPSILON = float(np.finfo(np.float32).eps)
-FAILING = ("slower", "gone", "less exact")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What became of one contender: `slower`, `gone`, `less exact`, `within noise`, `faster`, `same` or `new`."""
-
-    what: str
-    verdict: str
-    detail: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare two reports; return the exit status."""
     lines = __doc__.splitlines()
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare",
-        description=lines[0],
-        epilog="\n".join(lines[2:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("python -m benchmarks.compare", lines[0], "\n".join(lines[2:]))
     parser.add_argument("before", type=Path, metavar="A.json", help="the report to keep up with")
     parser.add_argument("after", type=Path, metavar="B.json", help="the new one")
-    parser.add_argument("--max-regress", type=_share, default=0.05, metavar="5%", help="default: 5%%")
+    add = parser.add_argument
+    add("--max-regress", type=_share, default=Limits.speed, metavar="5%", help="of the speed (default: 5%%)")
+    add(
+        "--max-start",
+        type=_growth,
+        default=Limits.start,
+        metavar="100%",
+        help="of load, of cold start (default: 100%%)",
+    )
+    add("--max-memory", type=_growth, default=Limits.memory, metavar="20%", help="of the peak memory (default: 20%%)")
     parser.add_argument("--across", action="store_true", help="compare other machines or versions, too; they are named")
     options = parser.parse_args(arguments)
     try:
         before, after = results.read(options.before), results.read(options.after)
-        found = list(compare(before, after, options.max_regress))
+        limits = Limits(options.max_regress, options.max_start, options.max_memory)
+        found = list(compare(before, after, limits))
         if not found:
             raise ReportError("Neither report measured a contender: there is nothing to compare.")
     except ReportError as error:
@@ -65,25 +67,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("These reports come from different machines or versions:", *differences, sep="\n  ")
         if not options.across:
             parser.error("what changed would not be known. Measure both on one, or pass --across to compare anyway.")
-    return _report(found, options.max_regress)
+        if elsewhere(before, after):
+            print("Load, cold start and memory are not compared: the machine is another.")
+    return _report(found, limits)
 
 
 def _share(text: str) -> float:
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
+    share = _number(text)
     if not 0 <= share < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no share below 1, such as 5% or 0.05")
     return share
 
 
-def _report(found: Sequence[Finding], limit: float) -> int:
+def _growth(text: str) -> float:
+    share = _number(text)
+    if not 0 <= share < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share by which something may grow, such as 50% or 0.5")
+    return share
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return -1.0
+
+
+def _report(found: Sequence[Finding], limits: Limits) -> int:
     width = max(len(finding.what) for finding in found)
     for finding in found:
         print(f"{finding.verdict:12}  {finding.what:{width}}  {finding.detail}".rstrip())
     failing = sum(finding.verdict in FAILING for finding in found)
-    print(f"\n{failing} of {len(found)} regressed; the limit is {100 * limit:g}%")
+    start, memory = 100 * limits.start, 100 * limits.memory
+    print(f"\n{failing} of {len(found)} regressed; the limit is {100 * limits.speed:g}%", end="")
+    print(f", of load and start {start:g}%, of memory {memory:g}%")
     return 1 if failing else 0
 
 
@@ -102,8 +119,15 @@ def different(before: Report, after: Report) -> list[str]:
     ]
 
 
-def compare(before: Report, after: Report, limit: float) -> Iterator[Finding]:
-    """Give a finding for every contender, backbone, device and batch size of either report.
+def elsewhere(before: Report, after: Report) -> bool:
+    """Return whether two reports come from different machines, whatever their versions."""
+    own = ("versions", "code")
+    first, second = ({k: v for k, v in r["machine"].items() if k not in own} for r in (before, after))
+    return first != second
+
+
+def compare(before: Report, after: Report, limits: Limits) -> Iterator[Finding]:
+    """Give a finding for every contender, backbone, device and batch size of either report, and for costs that grew.
 
     Raises:
         ReportError: They have no backbone on a device in common, or its weights or image size differ.
@@ -112,6 +136,7 @@ def compare(before: Report, after: Report, limit: float) -> Iterator[Finding]:
     if not set(old) & set(new):
         names = [", ".join(" on ".join(key) for key in sections) or "nothing" for sections in (old, new)]
         raise ReportError(f"The reports share no backbone on a device: one measured {names[0]}, the other {names[1]}.")
+    here = not elsewhere(before, after)
     for key in [key for key in old if key in new]:
         for fact in ("weights", "image_size", "parameters"):
             if old[key][fact] != new[key][fact]:
@@ -121,7 +146,10 @@ def compare(before: Report, after: Report, limit: float) -> Iterator[Finding]:
                 )
         rows = [{row["label"]: row for row in results.contenders(section)} for section in (old[key], new[key])]
         for label in dict.fromkeys([*rows[0], *rows[1]]):
-            yield from _contender(f"{' on '.join(key)}: {label}", rows[0].get(label), rows[1].get(label), limit)
+            what, first, second = f"{' on '.join(key)}: {label}", rows[0].get(label), rows[1].get(label)
+            yield from _contender(what, first, second, limits.speed)
+            if here and first and second and first.get("timings") and second.get("timings"):
+                yield from compare_costs(what, first, second, limits)
     for key in [key for key in old if key not in new]:
         yield Finding(" on ".join(key), "gone", "the backbone is not in the new report")
 

@@ -1,20 +1,17 @@
-"""Backbones timed side by side, each in a process of its own, in turns.
+"""Ways to serve a backbone, each in a process of its own that waits to be asked.
 
-Two runtimes in one process would disturb each other: onnxruntime's threads spin for a while after a run. In turns,
-because a shared machine drifts: every round measures all contenders, and ratios are taken round by round.
+Two runtimes in one process would disturb each other: onnxruntime's threads spin for a while after a run.
 """
 
 import importlib.abc
-import math
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
-from statistics import median
 from types import ModuleType
 from typing import Any
 
@@ -23,13 +20,6 @@ from numpy.typing import NDArray
 from benchmarks import ways
 
 WITHOUT_TORCH = ("torch", "torchvision", "timm", "transformers", "onnx", "onnxscript", "safetensors")
-# What takes less is timed several calls at a time, and after a call that wakes threads up.
-SHORT_SECONDS = 0.05
-MOST_CALLS = 50
-# Threads that have to wake up cost milliseconds: a longer call need not be preceded by one that does not count.
-WAKE_BELOW_SECONDS = 0.5
-# Rounds that are run even when the time is over: fewer say nothing about spread.
-FEWEST_ROUNDS = 3
 
 
 class ContenderError(RuntimeError):
@@ -209,60 +199,3 @@ def runners(contenders: Sequence[Contender]) -> Iterator[dict[str, Runner]]:
     finally:
         for runner in made.values():
             runner.close()
-
-
-Lost = Callable[[str, ContenderError], None]
-
-
-def in_turns(
-    made: Mapping[str, Runner],
-    images: NDArray[Any] | Mapping[str, NDArray[Any]],
-    rounds: int,
-    *,
-    warmup: int = 2,
-    until: float = math.inf,
-    lost: Lost | None = None,
-) -> dict[str, list[float]]:
-    """Return the seconds of each round for each runner: A B C, A B C, ... after `warmup` rounds that do not count.
-
-    Within a round each runner makes one call that does not count, unless it is a long one: it wakes its threads while
-    the others' go to sleep. Of short calls, several are timed at once.
-
-    Args:
-        made: The runners, by label.
-        images: What they are given; a mapping gives each its own.
-        rounds: At most as many count.
-        warmup: Rounds that do not count.
-        until: When `time.monotonic()` says so, no further round is begun, but `FEWEST_ROUNDS` are made.
-        lost: Told of a runner that fails, which then takes no further part; by default its error is raised.
-    """
-    seconds: dict[str, list[float]] = {label: [] for label in made}
-    last = dict.fromkeys(made, WAKE_BELOW_SECONDS)
-    for number in range(warmup + rounds):
-        if number - warmup >= FEWEST_ROUNDS and time.monotonic() > until:
-            break
-        for label in list(seconds):
-            try:
-                last[label] = _turn(made[label], images[label] if isinstance(images, Mapping) else images, last[label])
-            except ContenderError as error:
-                if lost is None:
-                    raise
-                del seconds[label]
-                lost(label, error)
-                continue
-            if number >= warmup:
-                seconds[label].append(last[label])
-    return seconds
-
-
-def _turn(runner: Runner, images: NDArray[Any], last: float) -> float:
-    if last <= WAKE_BELOW_SECONDS:
-        last = runner.time(images)
-    calls = min(MOST_CALLS, math.ceil(SHORT_SECONDS / max(last, 1e-9)))
-    return runner.time(images, calls)
-
-
-def ratios(of: Sequence[float], over: Sequence[float]) -> tuple[float, float, float]:
-    """Return smallest, median and largest of `over / of`, taken round by round: how many times faster `of` is."""
-    by_round = [slow / fast for fast, slow in zip(of, over, strict=True)]
-    return min(by_round), median(by_round), max(by_round)

@@ -5,7 +5,6 @@ serves them, compares every backend with eager torch on tiles of scikit-image's 
 the last feature map of the small one (first three principal components as red, green and blue) beside the image.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
-from benchmarks.contender import WITHOUT_TORCH, Contender, in_turns, runners
+from benchmarks.contender import WITHOUT_TORCH, Contender, runners
+from benchmarks.turns import in_turns
 from exporters import build, display
 from runtime import registry
+from runtime.arguments import parser_of, positive
 from runtime.preprocess import preprocess
 
 MODELS = ("universal/vit_small_patch16_224_random", "universal/vit_tiny_patch16_224_random")
@@ -30,9 +31,9 @@ GRID = 4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__.splitlines()[0])
+    parser = parser_of("python -m benchmarks.demo", __doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo"), help="where the picture goes (default: demo/)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
+    parser.add_argument("--rounds", type=positive, default=5, help="timed rounds (default: 5)")
     options = parser.parse_args(arguments)
     variants = ["--out-indices", "none", "--out-indices", "2"]
     if status := build.main([*MODELS, *variants]):

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import build_cost, pictures
-from benchmarks.contender import ratios
 from benchmarks.figure import Figure
 from benchmarks.figures import VIT_B, VIT_S, write_report
 from benchmarks.machine_facts import machine_facts
+from benchmarks.turns import ratios
 from runtime import Backbone, embed, load_model
+from runtime.arguments import above_zero, parser_of, positive
 
 GOAL = 0.9
 SIDE = 224
@@ -46,15 +47,15 @@ class Turns:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the measurement; return 0 when the goal is reached for each model."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.embedding", description=str(__doc__).splitlines()[0])
+    parser = parser_of("python -m benchmarks.embedding", str(__doc__).splitlines()[0])
     parser.add_argument("--models", nargs="*", default=(VIT_S, VIT_B), help="default: a ViT-S and a ViT-B")
     parser.add_argument("--backend", default="onnx", help="default: onnx")
     parser.add_argument("--precision", default="fp32", help="default: fp32")
     parser.add_argument("--input", default="float32", help="float32 (the default) or uint8")
     parser.add_argument("--artifacts", help="folder of artifacts (default: one that is removed again)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default: 5)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each turn, about (default: 20)")
-    parser.add_argument("--workers", type=int, help="threads that decode (default: embed's own choice)")
+    parser.add_argument("--rounds", type=positive, default=5, help="rounds that count (default: 5)")
+    parser.add_argument("--seconds", type=above_zero, default=20.0, help="of each turn, about (default: 20)")
+    parser.add_argument("--workers", type=positive, help="threads that decode (default: embed's own choice)")
     parser.add_argument("--name", default="embedding", help="name of the report (default: embedding)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="backbone-embedding-") as folder:

@@ -17,11 +17,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks import build_cost
-from benchmarks.contender import ratios
 from benchmarks.embedding import image_folder
 from benchmarks.figure import Figure
 from benchmarks.figures import VIT_S, write_report
+from benchmarks.turns import ratios
 from runtime import embed
+from runtime.arguments import parser_of, positive
 
 GOAL = 1.7
 BATCH = 8
@@ -30,13 +31,11 @@ STORE = 78 * 2**20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the measurement; return 0 when the goal is reached."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.embedding_ray", description=str(__doc__).splitlines()[0]
-    )
+    parser = parser_of("python -m benchmarks.embedding_ray", str(__doc__).splitlines()[0])
     parser.add_argument("--model", default=VIT_S, help=f"default: {VIT_S}")
-    parser.add_argument("--tiles", type=int, default=1600, help="of a run (default: 1600)")
-    parser.add_argument("--part-tiles", type=int, default=32, help="of a part (default: 32)")
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--tiles", type=positive, default=1600, help="of a run (default: 1600)")
+    parser.add_argument("--part-tiles", type=positive, default=32, help="of a part (default: 32)")
+    parser.add_argument("--rounds", type=positive, default=3, help="default: 3")
     parser.add_argument("--artifacts", help="folder of artifacts (default: one that is removed again)")
     parser.add_argument("--name", default="embedding-ray", help="name of the report (default: embedding-ray)")
     options = parser.parse_args(arguments)

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import build_cost, cold_start, listing, throughput
 from benchmarks.figure import Figure
 from benchmarks.machine_facts import machine_facts
+from runtime.arguments import parser_of, positive
 
 REPORTS = Path(__file__).with_name("reports")
 VIT_S = "universal/vit_small_patch16_224_random"
@@ -23,9 +24,9 @@ VIT_B = "pathology/kaiko_vitb16"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the measurements; return 0 when every figure is reached."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.figures", description=__doc__.splitlines()[0])
+    parser = parser_of("python -m benchmarks.figures", __doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES, help="default: all")
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds (default: 11)")
+    parser.add_argument("--rounds", type=positive, default=11, help="timed rounds (default: 11)")
     parser.add_argument("--name", default="figures", help="name of the report (default: figures)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="backbone-figures-") as artifacts:

@@ -9,12 +9,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from benchmarks import cold_start
-from benchmarks.contender import Contender, ContenderError, Runner, in_turns
+from benchmarks.contender import Contender, ContenderError, Runner
 from benchmarks.fidelity import fidelity
 from benchmarks.lineup import EAGER
 from benchmarks.machine_facts import available_mb
 from benchmarks.needs import Candidate
 from benchmarks.subject import FIDELITY_IMAGES, Subject
+from benchmarks.turns import in_turns
 
 # Of the free memory, what the processes of one group may take: activations of large batches come on top.
 SHARE_OF_MEMORY = 0.6

@@ -3,7 +3,6 @@
 One thread, interleaved, processor time instead of the clock: other load on the machine moves every contender alike.
 """
 
-import argparse
 import contextlib
 import statistics
 import time
@@ -13,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.machine_facts import machine_facts
+from runtime.arguments import parser_of, positive
 
 REPORT = Path(__file__).parent / "reports" / "passes.md"
 PASSES = (
@@ -39,12 +39,11 @@ MODELS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables and write the report."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.passes", description=__doc__)
-    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL", help="models of timm (%(default)s)")
-    parser.add_argument(
-        "--batches", type=int, nargs="+", default=[2, 8], metavar="N", help="images a call (%(default)s)"
-    )
-    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="calls of each contender (%(default)s)")
+    parser = parser_of("python -m benchmarks.passes", __doc__)
+    add = parser.add_argument
+    add("models", nargs="*", default=MODELS, metavar="MODEL", help="models of timm (%(default)s)")
+    add("--batches", type=positive, nargs="+", default=[2, 8], metavar="N", help="images a call (%(default)s)")
+    add("--rounds", type=positive, default=20, metavar="N", help="calls of each contender (%(default)s)")
     given = parser.parse_args(arguments)
     sections = [_heading(given.rounds)]
     for model in given.models:

@@ -3,7 +3,6 @@
 `python -m benchmarks.ranking REPORT.json` writes runtime/measured.json, which `backend="auto"` follows.
 """
 
-import argparse
 import json
 import sys
 from collections import defaultdict
@@ -15,6 +14,7 @@ from typing import Any
 from benchmarks import results
 from benchmarks.lineup import CAPTURED, EAGER, INSTANTLY
 from benchmarks.results import Row, Section
+from runtime.arguments import parser_of
 
 
 def ranking(report: Mapping[str, Any], batch: int | None = None) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -78,7 +78,7 @@ MEASURED = Path(__file__).parent.parent / "runtime" / "measured.json"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the ranking of a report to where the runtime reads it; what the report did not measure is kept."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ranking", description=__doc__.splitlines()[0])
+    parser = parser_of("python -m benchmarks.ranking", __doc__.splitlines()[0])
     parser.add_argument("report", type=Path, metavar="REPORT.json", help="written by benchmarks.run")
     options = parser.parse_args(arguments)
     report = results.read(options.report)

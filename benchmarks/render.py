@@ -3,19 +3,19 @@
 The plots need matplotlib, which is not needed to measure: a report can be carried to where it is.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import results
 from benchmarks.run_markdown import markdown
+from runtime.arguments import parser_of
 from runtime.machine import installed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the Markdown and the plots of a report; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.render", description=__doc__.splitlines()[0])
+    parser = parser_of("python -m benchmarks.render", __doc__.splitlines()[0])
     parser.add_argument("report", type=Path, help="the .json that python -m benchmarks.run wrote")
     options = parser.parse_args(arguments)
     try:

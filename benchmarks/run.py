@@ -25,6 +25,7 @@ from benchmarks.results import SCHEMA
 from benchmarks.subject import Subject, yardstick
 from exporters import plan
 from runtime import registry
+from runtime.arguments import above_zero, count, parser_of, positive
 from runtime.errors import BackboneError, OptionError
 from runtime.machine import cpu_count, nvidia_driver
 from runtime.request import make_request
@@ -68,16 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.splitlines()[0])
+    parser = parser_of("python -m benchmarks.run", __doc__.splitlines()[0])
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME|GLOB", help="registered backbones (default: a ViT-S, a ViT-B and a ViT-L)")
     add("--device", choices=("cpu", "cuda"), help="default: the CPU, and the GPU where a driver is present")
     add("--batches", type=_numbers, metavar="N,N", help="default: 1,8,32,64; on few CPUs 1,8,32")
-    add("--rounds", type=int, default=25, help="most rounds of a batch size (default: 25)")
-    add("--budget", type=float, default=20.0, metavar="MINUTES", help="stop adding rounds then (default: 20)")
+    add("--rounds", type=positive, default=25, help="most rounds of a batch size (default: 25)")
+    add("--budget", type=above_zero, default=20.0, metavar="MINUTES", help="stop adding rounds then (default: 20)")
     add(
         "--cold-starts",
-        type=int,
+        type=count,
         default=3,
         metavar="N",
         help="fresh processes a contender, 0 for none (default: 3)",

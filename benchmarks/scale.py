@@ -5,7 +5,6 @@ listing a folder, the driver's lists for so many names, looking at a folder of s
 arithmetic from their peak and an assumed efficiency: no GPU is measured here. Writes benchmarks/reports/scale.md.
 """
 
-import argparse
 import json
 import math
 import os
@@ -25,6 +24,7 @@ import pyarrow as pa
 from benchmarks import pictures
 from benchmarks.figures import REPORTS
 from benchmarks.machine_facts import machine_facts
+from runtime.arguments import above_zero, parser_of, positive
 from runtime.embedding import folder as folders
 from runtime.embedding.decode import decode
 from runtime.embedding.output import PART_TILES
@@ -69,11 +69,11 @@ MODELS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, compute, and write the report."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--tiles", type=float, default=1e9, help="to embed (default: 1e9)")
-    parser.add_argument("--names", type=int, nargs="*", default=(1_000_000, 10_000_000), help="lists to measure")
-    parser.add_argument("--files", type=int, default=100_000, help="files of a folder that is really listed")
-    parser.add_argument("--cpu-rate", type=float, help="tiles/s of one core, of benchmarks.embedding_ray")
+    parser = parser_of("python -m benchmarks.scale", str(__doc__).splitlines()[0])
+    parser.add_argument("--tiles", type=above_zero, default=1e9, help="to embed (default: 1e9)")
+    parser.add_argument("--names", type=positive, nargs="*", default=(1_000_000, 10_000_000), help="lists to measure")
+    parser.add_argument("--files", type=positive, default=100_000, help="files of a folder that is really listed")
+    parser.add_argument("--cpu-rate", type=above_zero, help="tiles/s of one core, of benchmarks.embedding_ray")
     parser.add_argument("--cpu-model", default="ViT-S/16", help="what that was measured with")
     options = parser.parse_args(arguments)
     data: dict[str, Any] = {

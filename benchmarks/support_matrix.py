@@ -1,6 +1,5 @@
 """Write the list of backbones, in docs/backbones.md and README.md, from the registry and the records of building."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from benchmarks.catalogue_report import Record, read_ledger
 from runtime import HubFile, LibraryInit, Url, list_models
+from runtime.arguments import parser_of
 from runtime.registry import find
 from runtime.spec import BackboneSpec
 
@@ -31,7 +31,7 @@ but where batch norms are folded into ONNX's convolutions, by both formats.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write both files."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.support_matrix", description=__doc__)
+    parser = parser_of("python -m benchmarks.support_matrix", __doc__)
     parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     for path, text in rendered().items():
         path.write_text(text, encoding="utf-8")

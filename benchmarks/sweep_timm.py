@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks import sweep_report, sweep_worker
 from exporters.arguments import parameter_count
+from runtime.arguments import above_zero, parser_of, positive
 from runtime.backbones.timm_table import Architecture, architectures
 
 RESULTS = Path(__file__).with_name("reports") / "timm.jsonl"
@@ -43,13 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep_timm", description=__doc__.splitlines()[0])
+    parser = parser_of("python -m benchmarks.sweep_timm", __doc__.splitlines()[0])
     parser.add_argument("glob", nargs="*", default=["*"], help="timm names (default: all)")
     parser.add_argument("--max-params", type=parameter_count, metavar="100M", help="leave out larger models")
-    parser.add_argument("--per-family", type=int, metavar="N", help="the N smallest of each family")
-    parser.add_argument("--time-limit", type=float, metavar="MIN", help="start nothing after this many minutes")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds per model (default: 900)")
-    parser.add_argument("--memory", type=float, default=3, metavar="GB", help="per model, or skip it (default: 3)")
+    parser.add_argument("--per-family", type=positive, metavar="N", help="the N smallest of each family")
+    parser.add_argument("--time-limit", type=above_zero, metavar="MIN", help="start nothing after this many minutes")
+    parser.add_argument("--timeout", type=above_zero, default=900, help="seconds per model (default: 900)")
+    parser.add_argument("--memory", type=above_zero, default=3, metavar="GB", help="per model, or skip it (default: 3)")
     parser.add_argument(
         "--retry", nargs="*", choices=("failed", "skipped"), default=(), help="try again what had this result"
     )

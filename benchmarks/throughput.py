@@ -4,8 +4,9 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.contender import WITHOUT_TORCH, Contender, in_turns, ratios, runners
+from benchmarks.contender import WITHOUT_TORCH, Contender, runners
 from benchmarks.figure import Figure
+from benchmarks.turns import in_turns, ratios
 
 GOAL = 1.8
 

@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 
 from exporters.plan import DEFAULT_FORMATS, FORMATS
-from runtime.arguments import DEFAULT_ARTIFACTS, image_size, option, out_indices, positive
+from runtime.arguments import DEFAULT_ARTIFACTS, image_size, option, out_indices, parser_of, positive
 from runtime.manifest import INPUTS, PRECISIONS, TARGETS
 
 EPILOG = """examples:
@@ -21,11 +21,10 @@ exit status: 0 everything asked for is published and verified, 1 something faile
 
 def parser_of_build() -> argparse.ArgumentParser:
     """Return the parser of `python -m exporters.build`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m exporters.build",
-        description="Export backbones, verify the artifacts against eager PyTorch, publish them.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = parser_of(
+        "python -m exporters.build",
+        "Export backbones, verify the artifacts against eager PyTorch, publish them.",
+        EPILOG,
     )
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME|GLOB", help="registered backbones, such as pathology/kaiko_vits16")

@@ -13,20 +13,28 @@ from runtime.sharing.address import is_address, parse_address
 MARK = "<!-- Written by `python -m exporters.push` from the manifests: the next push writes it again. -->"
 # The hub spells a licence in small letters; one that it does not know is `other` there.
 _KNOWN_TO_THE_HUB = {licence.lower() for licence in (*PERMITTING, "CC-BY-NC-ND-4.0")}
+_UNREAD = "Its manifest could not be read when this card was written: nothing is known of its weights and licence."
 _RANDOM = "**RANDOM WEIGHTS: its outputs mean nothing. For tests of the pipeline only.**"
 
 
-def write_card(repo: str, manifests: Sequence[Manifest]) -> str:
-    """Return the model card: front matter, how to use the repository, and a section for each model."""
-    parts = [_front_matter(manifests), MARK, "", f"# {_plain(repo)}", "", _introduction(repo, manifests)]
-    parts += [_section(manifest) for manifest in sorted(manifests, key=lambda m: m.model)]
-    return "\n".join(parts)
+def write_card(repo: str, manifests: Sequence[Manifest], unread: Sequence[str] = ()) -> str:
+    """Return the model card: front matter, how to use the repository, and a section for each model.
+
+    Args:
+        repo: Its name.
+        manifests: Those of its models.
+        unread: Models whose manifests cannot be read: it is told that nothing is known of their weights.
+    """
+    parts = [_front_matter(manifests, unread), MARK, "", f"# {_plain(repo)}", "", _introduction(repo, manifests)]
+    sections = {manifest.model: _section(manifest) for manifest in manifests}
+    sections |= {model: f"## {_plain(model)}\n\n{_UNREAD}\n" for model in unread}
+    return "\n".join([*parts, *(text for _, text in sorted(sections.items()))])
 
 
-def _front_matter(manifests: Sequence[Manifest]) -> str:
+def _front_matter(manifests: Sequence[Manifest], unread: Sequence[str]) -> str:
     artifacts = [(m.model, a) for m in manifests for a in m.artifacts]
     terms = [terms_of(model, artifact) for model, artifact in artifacts]
-    licences = {(t.licence or "").lower() for t in terms if not t.free}
+    licences = {(t.licence or "").lower() for t in terms if not t.free} | {"" for _ in unread}
     sources = sorted({name for _, a in artifacts if (name := _repository(a))})
     tags = ["backbone-runtime", *sorted({a.key.format for _, a in artifacts})]
     if any(t.free for t in terms):

@@ -1,25 +1,19 @@
 """What a build would do, and why: pure decisions, no torch."""
 
-import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-from exporters.int8.calibration import calibration_id
+from exporters.staleness import stale
 from runtime import registry
-from runtime.artifacts import Store, file_problem
-from runtime.download import fetch
-from runtime.errors import BackboneError, InputError, OptionError, UnknownModelError, WeightsError
-from runtime.facts import LocalFile
-from runtime.manifest import INPUTS, RECIPE, TARGETS, Artifact, Form
+from runtime.artifacts import Store
+from runtime.errors import BackboneError, OptionError, UnknownModelError
+from runtime.manifest import INPUTS, TARGETS, Artifact, Form
 from runtime.manifest import PRECISIONS as ALL_PRECISIONS
 from runtime.out_indices import OutIndices, label
 from runtime.request import Request
-from runtime.requirements import EXTRAS
-from runtime.spec import BackboneSpec
 
 # In the order in which they are written: writing TorchScript empties the module.
 FORMATS = ("onnx", "pt2", "torchscript")
@@ -33,11 +27,6 @@ PRECISIONS = {
     ("torchscript", "any"): ("fp32",),
 }
 DEFAULT_VARIANTS: tuple[OutIndices, ...] = (None, 1, 4)
-_TOOLS = {
-    "onnx": ("torch", "timm", "onnx", "onnx-ir", "onnxscript"),
-    "torchscript": ("torch", "timm"),
-    "pt2": ("torch", "timm"),
-}
 
 
 @dataclass(frozen=True)
@@ -155,13 +144,6 @@ def _order(form: Form) -> tuple[Any, ...]:
     return tuple(place.index(value) for place, value in zip(places, values, strict=True))
 
 
-def versions(format: str, spec: BackboneSpec) -> dict[str, str]:
-    """Return the versions that decide what a build of `spec` in `format` gives."""
-    needed = (*_TOOLS[format], *EXTRAS.get(spec.extra or "", ()))
-    found = {name: importlib.metadata.version(name) for name in needed}
-    return {"recipe": str(RECIPE), **found}
-
-
 def plan(job: Job, store: Store) -> list[Step]:
     """Return what the job would do for each of its forms.
 
@@ -173,58 +155,12 @@ def plan(job: Job, store: Store) -> list[Step]:
 
 
 def _step(job: Job, form: Form, artifact: Artifact | None, store: Store) -> Step:
-    reason = "no artifact" if artifact is None else stale(artifact, job, store)
+    reason = "no artifact" if artifact is None else stale(artifact, job.request, job.calibration, store)
     if reason:
         return Step(form, "build", reason)
     if job.force:
         return Step(form, "build", "--force")
     return Step(form, "skip", "up to date")
-
-
-def stale(artifact: Artifact, job: Job, store: Store) -> str | None:
-    """Return why a published artifact must be built again, or `None`."""
-    folder = store.folder(job.request.spec.name)
-    for file in artifact.files:
-        if problem := file_problem(folder / file.name, file, full=False):
-            return f"damaged: {file.name} {problem}"
-    if changed := _changed(artifact.facts.get("versions", {}), versions(artifact.key.format, job.request.spec)):
-        return f"stale: {changed}"
-    if artifact.key.precision == "int8" and (other := _recalibrated(artifact, job.calibration)):
-        return f"stale: {other}"
-    declared = str(job.request.source) if job.request.source else None
-    built = artifact.facts.get("source", {}).get("id")
-    if built != declared:
-        return f"stale: source {built} -> {declared}"
-    return _replaced(artifact, job) if artifact.key.weights == "pretrained" else None
-
-
-def _replaced(artifact: Artifact, job: Job) -> str | None:
-    """Return why a local checkpoint is not the one built from; one that is gone is no reason to build again."""
-    source = job.request.spec.source
-    if not isinstance(source, LocalFile):
-        return None
-    try:
-        _, revision = fetch(source, job.request.spec.name, gated=False)
-    except WeightsError:
-        return None
-    built = artifact.facts.get("source", {}).get("revision")
-    return None if built == revision else f"stale: {Path(source.path).name} {built} -> {revision}"
-
-
-def _recalibrated(artifact: Artifact, folder: str | None) -> str | None:
-    """Return what differs between the calibration built with and the one asked for now."""
-    built = artifact.facts.get("int8", {}).get("calibration")
-    try:
-        now = calibration_id(folder)
-    except InputError as error:
-        return str(error)  # and the build will fail with it
-    return None if built == now else f"calibration {built} -> {now}"
-
-
-def _changed(built: Mapping[str, str], now: Mapping[str, str]) -> str:
-    return ", ".join(
-        f"{tool} {built.get(tool, 'unknown')} -> {now[tool]}" for tool in now if built.get(tool) != now[tool]
-    )
 
 
 def skipped(job: Job, steps: Iterable[Step]) -> list[Outcome]:

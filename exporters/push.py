@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from exporters.push_plan import Plan, Push, plan
 from exporters.pushing import Pushed, carry_out, find_models
 from exporters.redistribution import restricted
-from runtime.arguments import DEFAULT_ARTIFACTS
+from runtime.arguments import DEFAULT_ARTIFACTS, parser_of
 from runtime.artifacts import open_store
 from runtime.errors import ArtifactNotFoundError, BackboneError, OptionError
 from runtime.sharing.address import parse_address
@@ -25,11 +25,10 @@ name that matches nothing, 130 interrupted (nothing was pushed, but what was sen
 
 def parser_of_push() -> argparse.ArgumentParser:
     """Return the parser of `python -m exporters.push`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m exporters.push",
-        description="Share built artifacts in a repository of the Hugging Face hub. Log in with `hf auth login` first.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = parser_of(
+        "python -m exporters.push",
+        "Share built artifacts in a repository of the Hugging Face hub. Log in with `hf auth login` first.",
+        EPILOG,
     )
     add = parser.add_argument
     add("repository", metavar="ORG/REPO", help="where to; it is made if it does not exist")

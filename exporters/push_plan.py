@@ -9,7 +9,7 @@ from exporters.model_card import MARK, write_card
 from exporters.redistribution import require_permission
 from runtime.artifacts import MANIFEST, Store
 from runtime.doctor.stored import rebuild_command
-from runtime.errors import ArtifactCorruptError, HubError, OptionError
+from runtime.errors import ArtifactCorruptError, HubError, ManifestError, OptionError
 from runtime.manifest import Manifest, StoredFile, rebuild
 from runtime.publishing import store_errors
 from runtime.sharing.address import Address
@@ -120,18 +120,42 @@ def _base(address: Address) -> tuple[Snapshot | None, bool]:
 
 def _compare(planned: Plan, push: Push, scratch: Path) -> Plan:
     base, repo = planned.base, push.address.repo
-    remote = {model: base.read(model, scratch) for model in base.models} if base else {}
+    remote, unread = _remote(base, push.models, scratch)
     merged = {m.model: merge(remote.get(m.model, Manifest(m.model)), m.artifacts, str(repo)) for m in planned.local}
     uploads: dict[str, Path | bytes] = {}
     for manifest in planned.local:
         folder = push.store.folder(manifest.model)
         uploads |= {f"{manifest.model}/{f.name}": folder / f.name for f in _new_files(manifest, remote, base)}
     texts = {f"{model}/{MANIFEST}": _readable(manifest, push.store) for model, manifest in merged.items()}
-    card, notes = _card(repo, base, [*(remote | merged).values()], scratch)
+    card, notes = _card(base, write_card(repo, [*(remote | merged).values()], tuple(unread)), scratch)
+    notes += tuple(f"{model} stays as it is in the repository: {error}" for model, error in unread.items())
     old = {f"{model}/{MANIFEST}": manifest.to_text() for model, manifest in remote.items()}
     uploads |= {path: text.encode() for path, text in texts.items() if old.get(path) != text}
     deletions = [path for model in merged if model in remote for path in _unlisted(remote[model], merged[model], base)]
     return replace(planned, uploads=uploads | card, deletions=tuple(deletions), notes=notes)
+
+
+def _remote(
+    base: Snapshot | None, pushed: Sequence[str], scratch: Path
+) -> tuple[dict[str, Manifest], dict[str, ManifestError]]:
+    """Return the manifests of the repository, and why others cannot be read.
+
+    Raises:
+        ManifestError: One cannot be read, and it is that of a model to be pushed: what it lists must not be lost.
+    """
+    read: dict[str, Manifest] = {}
+    unread: dict[str, ManifestError] = {}
+    if base is None:
+        return read, unread
+    for model in base.models:
+        try:
+            read[model] = base.read(model, scratch)
+        except ManifestError as error:
+            unread[model] = error
+    if wrong := [model for model in pushed if model in unread]:
+        others = "" if set(pushed) <= set(wrong) else " The other models can be pushed: name them with GLOB."
+        raise ManifestError(f"{unread[wrong[0]]} Nothing was pushed.{others}") from unread[wrong[0]]
+    return read, unread
 
 
 def _readable(manifest: Manifest, store: Store) -> str:
@@ -161,11 +185,8 @@ def _unlisted(old: Manifest, new: Manifest, base: Snapshot | None) -> list[str]:
     return sorted(path for name in names if base and (path := f"{old.model}/{name}") in base.files)
 
 
-def _card(
-    repo: str, base: Snapshot | None, manifests: Sequence[Manifest], scratch: Path
-) -> tuple[dict[str, Path | bytes], tuple[str, ...]]:
+def _card(base: Snapshot | None, text: str, scratch: Path) -> tuple[dict[str, Path | bytes], tuple[str, ...]]:
     """Return the model card if it has to be written, and what to say about one that was written by hand."""
-    text = write_card(repo, manifests)
     if base is None or CARD not in base.files:
         return {CARD: text.encode()}, ()
     old = base.download(CARD, scratch).read_text(encoding="utf-8", errors="replace")

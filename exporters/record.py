@@ -5,9 +5,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from exporters import plan
 from exporters.gate import Measured
 from exporters.reference import Reference
+from exporters.staleness import versions
 from runtime.eager import EagerModel
 from runtime.manifest import Form
 from runtime.request import Request
@@ -39,7 +39,7 @@ def facts(request: Request, form: Form, model: EagerModel) -> dict[str, Any]:
             "licence": spec.licence,
             "gated": spec.gated,
         },
-        "versions": plan.versions(form.format, spec),
+        "versions": versions(form.format, spec),
     }
 
 

@@ -4,17 +4,17 @@ Every architecture of the installed timm is built on the meta device; that takes
 where neither timm nor torch is installed. Run it for a new timm release and commit what it wrote.
 """
 
-import argparse
 import sys
 import warnings
 from importlib.metadata import version
 
+from runtime.arguments import parser_of
 from runtime.backbones import timm_installed, timm_table
 
 
 def main() -> int:
     """Write the table; return 0."""
-    argparse.ArgumentParser(prog="python -m exporters.timm_table", description=__doc__.splitlines()[0]).parse_args()
+    parser_of("python -m exporters.timm_table", __doc__.splitlines()[0]).parse_args()
     warnings.simplefilter("ignore")
     names = timm_installed.names()
     known = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from exporters.plan import Outcome
 from exporters.variants import Published, compare_hashes, matching, plan_jobs, read
-from runtime.arguments import add_common, device, import_modules, parser_of
+from runtime.arguments import above_zero, add_common, device, import_modules, parser_of
 from runtime.artifacts import Store, open_store
 from runtime.errors import DeviceError, OptionError
 from runtime.machine import installed, nvidia_driver
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--hash", action="store_true", help="only compare the SHA-256 of every file with the manifest")
     add("--device", type=device, metavar="DEVICE", help="cpu, cuda or cuda:1; default: what each was made for")
     add("--checkpoint-path", metavar="FILE", help="what the artifacts of a local checkpoint were built from")
-    add("--timeout", type=float, metavar="SECONDS", help="kill the verification of a variant that takes longer")
+    add("--timeout", type=above_zero, metavar="SECONDS", help="kill the verification of a variant that takes longer")
     add_common(parser, "one JSON object per artifact")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     return exit_status(lambda: _run(options))

@@ -1,7 +1,7 @@
 """Attention that stayed written out in a graph, as products and a softmax, and the backbones that must have none."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import onnx_ir as ir
 from torch import nn
@@ -35,22 +35,34 @@ def fused_attention() -> Iterator[None]:
 
 def written_out(model: ir.Model) -> int:
     """Return how many times a graph multiplies a softmax of a product: attention that is not one operator."""
-    softmaxes = [node for node in model.graph.all_nodes() if node.op_type == "Softmax"]
-    return sum(_of_a_product(node.inputs[0]) and _multiplied(node.outputs[0]) for node in softmaxes)
+    nodes = list(model.graph.all_nodes())
+    products = [node for node in nodes if node.op_type == "MatMul"]
+    scores = _reached((value for node in products for value in node.outputs), _scores_of)
+    weights = _reached((value for node in products for value in node.inputs if value is not None), _shaped_from)
+    softmaxes = (node for node in nodes if node.op_type == "Softmax")
+    return sum(node.inputs[0] in scores and node.outputs[0] in weights for node in softmaxes)
 
 
-def _of_a_product(value: ir.Value | None) -> bool:
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type == "MatMul":
-        return node is not None
-    return node.op_type in _SCORES and any(_of_a_product(given) for given in node.inputs)
+def _reached(starts: Iterable[ir.Value], step: Callable[[ir.Value], Iterable[ir.Value]]) -> set[ir.Value]:
+    """Return the values that steps lead to, each looked at once: branches that meet again must not double the work."""
+    reached = set(starts)
+    waiting = list(reached)
+    while waiting:
+        new = set(step(waiting.pop())) - reached
+        reached |= new
+        waiting += new
+    return reached
 
 
-def _multiplied(value: ir.Value) -> bool:
-    nodes = [use.node for use in value.uses()]
-    return any(
-        node.op_type == "MatMul" or (node.op_type in _SHAPES and any(map(_multiplied, node.outputs))) for node in nodes
-    )
+def _scores_of(value: ir.Value) -> list[ir.Value]:
+    return [output for use in value.uses() if use.node.op_type in _SCORES for output in use.node.outputs]
+
+
+def _shaped_from(value: ir.Value) -> list[ir.Value]:
+    node = value.producer()
+    if node is None or node.op_type not in _SHAPES:
+        return []
+    return [given for given in node.inputs if given is not None]
 
 
 def ensure_fused(module: nn.Module, model: ir.Model, left: int) -> None:

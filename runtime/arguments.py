@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import math
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from runtime.errors import BackboneError, DeviceError, OptionError
 from runtime.out_indices import OutIndices
@@ -15,13 +17,32 @@ from runtime.providers import parse_device
 DEFAULT_ARTIFACTS = "default: $BACKBONE_ARTIFACTS, else artifacts/ of the checkout, else the user's data folder"
 
 
-def parser_of(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """Return the parser of a command, such as `python -m runtime list`; its help ends with `epilog` as it is."""
-    return argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """A parser that names the options near to one that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with 2."""
+        if message.startswith("unrecognized arguments: "):
+            near = [one for word in message.split() if word.startswith("--") for one in self._near(word)]
+            message += f". Near: {', '.join(dict.fromkeys(near))}" if near else ""
+        super().error(message)
+
+    def _near(self, word: str) -> list[str]:
+        name, known = word.partition("=")[0], list(self._option_string_actions)
+        return [option for option in known if option.startswith(name)] or get_close_matches(name, known)
+
+
+def parser_of(command: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of a command, such as `python -m runtime list`; its help ends with `epilog` as it is.
+
+    Options are spelt out: as an abbreviation `--out` would silently be `--out-indices` of a build.
+    """
+    return _Parser(
         prog=command,
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
 
 
@@ -110,8 +131,26 @@ def option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def count(text: str) -> int:
+    """Return a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return int(text)
+
+
 def positive(text: str) -> int:
-    """Return a number of at least 1."""
+    """Return a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
+
+
+def above_zero(text: str) -> float:
+    """Return a number above 0, such as 0.5."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number

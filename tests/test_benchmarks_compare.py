@@ -8,13 +8,14 @@ import pytest
 from benchmark_reports import report, row, section, written
 
 from benchmarks import compare, results
+from benchmarks.costs import Limits
 from benchmarks.lineup import INSTANTLY
 from benchmarks.ranking import ranking
 from benchmarks.run_markdown import markdown, torch_wins
 
 
 def verdicts(before: Any, after: Any, limit: float = 0.05) -> dict[str, str]:
-    found = compare.compare(report(section(before)), report(section(after)), limit)
+    found = compare.compare(report(section(before)), report(section(after)), Limits(speed=limit))
     return {f.what.partition(": ")[2]: f.verdict for f in found}
 
 
@@ -51,6 +52,82 @@ def test_what_has_become_less_exact_is_a_regression_however_fast() -> None:
     assert "onnx fp32" not in lucky
 
 
+def costing(
+    load: float = 0.1, cold: tuple[float, ...] = (0.3, 0.4), first: float = 160, peak: float | None = 280
+) -> dict[str, Any]:
+    """Return a row of a contender as fast as it is exact, with what its start and its memory cost."""
+    starts = [{"seconds": seconds, "peak_mb": first + number} for number, seconds in enumerate(cold)]
+    return row("onnx fp32", 2.0, about={"load_seconds": load}, cold=starts, peak_mb=peak)
+
+
+COSTS = ("slower load", "slower start", "more memory", "not compared")
+
+
+def costs(before: Any, after: Any, limits: Limits | None = None, **machine: Any) -> list[tuple[str, str]]:
+    reports = report(section(before)), report(section(after), **machine)
+    found = compare.compare(*reports, limits or Limits())
+    return [(f.verdict, f.detail) for f in found if f.verdict in (*COSTS, "within noise")]
+
+
+@pytest.mark.parametrize(
+    ("after", "found"),
+    [
+        (costing(), []),
+        (costing(load=0.02, cold=(0.1,), first=90, peak=90), []),
+        (costing(load=0.34), []),
+        (costing(load=0.36), [("slower load", "loading took 0.1 -> 0.36 s: +260%")]),
+        (costing(cold=(0.9, 0.9)), [("slower start", "the cold start took 0.35 -> 0.9 s: +157%")]),
+        (costing(cold=(0.7, 0.9)), [("within noise", "the cold start took 0.35 -> 0.8 s: +129%")]),
+        (costing(first=205), []),
+        (costing(first=215), [("more memory", "the first image took 160.5 -> 215.5 MB: +34%")]),
+        (costing(peak=334), []),
+        (costing(peak=340), [("more memory", "all batches took 280 -> 340 MB: +21%")]),
+        (costing(peak=None), [("not compared", "only one report has what all batches took")]),
+    ],
+)
+def test_load_cold_start_and_memory_are_judged(after: Any, found: list[tuple[str, str]]) -> None:
+    assert costs(costing(), after) == found
+
+
+def test_the_limits_of_start_and_memory_are_the_callers() -> None:
+    after = costing(load=0.9, cold=(0.9, 0.9), first=240, peak=350)
+
+    assert [verdict for verdict, _ in costs(costing(), after)] == [
+        "slower load", "slower start", "more memory", "more memory"
+    ]  # fmt: skip
+    assert costs(costing(), after, Limits(start=9, memory=1)) == []
+    assert [verdict for verdict, _ in costs(costing(), after, Limits(start=9))] == ["more memory", "more memory"]
+    assert len(costs(costing(load=4), costing(load=5), Limits(start=0.2))) == 1
+
+
+def test_seconds_and_memory_of_two_machines_are_not_compared() -> None:
+    after = costing(load=9, first=999)
+
+    assert len(costs(costing(), after, versions={"torch": "2.11.0"})) == 2
+    assert costs(costing(), after, processor="Q") == []
+
+
+def test_the_memory_of_other_batch_sizes_says_nothing() -> None:
+    after = costing(peak=999)
+    after["timings"]["32"] = after["timings"]["8"]
+
+    assert costs(costing(), after) == []
+
+
+def test_a_contender_that_starts_slowly_fails_the_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = (
+        written(tmp_path, name, report(section(costing(load=load)))) for name, load in (("a", 0.1), ("b", 0.9))
+    )
+
+    assert compare.main([before, after]) == 1
+    assert "1 of 3 regressed; the limit is 5%, of load and start 100%, of memory 20%" in capsys.readouterr().out
+    assert compare.main([before, after, "--max-start=900%", "--max-memory", "0.5"]) == 0
+    assert "the limit is 5%, of load and start 900%, of memory 50%" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        compare.main([before, after, "--max-start=often"])
+    assert "'often' is no share by which something may grow" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("ratio", "status"), [(2.0, 0), (1.5, 1)])
 def test_the_exit_status_is_the_gate(
     ratio: float, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -75,7 +152,9 @@ def test_other_machines_are_named_and_refused_until_asked_for(
     assert "torch: 2.15.0 -> 2.11.0" in told.out
     assert "--across" in told.err
     assert compare.main([before, after, "--across"]) == 0
-    assert "processor: P -> Q" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "processor: P -> Q" in told.out
+    assert "Load, cold start and memory are not compared: the machine is another." in told.out
 
 
 def test_wrong_files_are_refused_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,12 +9,13 @@ import pytest
 from benchmark_reports import row_of
 
 from benchmarks import cold_start, peers, render, run
-from benchmarks.contender import Contender, ContenderError, Runner, in_turns, runners
+from benchmarks.contender import Contender, ContenderError, Runner, runners
 from benchmarks.fidelity import fidelity
 from benchmarks.lineup import CPU, CUDA, EAGER, LINEUPS, labels
 from benchmarks.measurement import groups
 from benchmarks.needs import flags
 from benchmarks.pictures import batch, seconds_per_tile
+from benchmarks.turns import in_turns
 from benchmarks.work import flops_of_products, work_of
 from runtime.facts import HALF, Preprocessing
 from runtime.manifest import Form

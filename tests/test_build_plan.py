@@ -12,8 +12,9 @@ import pytest
 from builds import run_command
 from conftest import request_for
 
-from exporters import pipeline, plan
+from exporters import pipeline
 from exporters.plan import Job
+from exporters.staleness import versions
 from runtime import list_models
 from runtime.artifacts import MANIFEST
 from runtime.manifest import RECIPE, ArtifactKey, Form
@@ -175,7 +176,7 @@ def _remove(folder: Path) -> None:
         (
             _edit(lambda a: a["versions"].update(torch="1.0")),
             "build",
-            f"stale: torch 1.0 -> {plan.versions('onnx', request_for('test/own').spec)['torch']}",
+            f"stale: torch 1.0 -> {versions('onnx', request_for('test/own').spec)['torch']}",
         ),
         (_edit(lambda a: a["versions"].pop("recipe")), "build", f"stale: recipe unknown -> {RECIPE}"),
         (_edit(lambda a: a["source"].update(id="hf://old")), "build", "stale: source hf://old -> None"),
@@ -201,5 +202,5 @@ def test_what_is_stale_is_planned_with_its_reason(
 
 def test_the_packages_of_an_extra_decide_what_a_build_gives() -> None:
     plain = request_for("test/own").spec
-    assert "monai" in plan.versions("onnx", replace(plain, extra="radiology"))
-    assert "monai" not in plan.versions("onnx", plain)
+    assert "monai" in versions("onnx", replace(plain, extra="radiology"))
+    assert "monai" not in versions("onnx", plain)

@@ -13,6 +13,8 @@ import pytest
 from environments import ROOT
 from terminal import run
 
+from benchmarks import demo, embedding, embedding_ray, figures, passes, scale, sweep_timm
+from benchmarks import run as benchmark
 from exporters import build, inspect, prune, push, triton, verify
 from runtime.artifacts import ENVIRONMENT_VARIABLE, default_root
 from runtime.embedding import command as embed
@@ -64,6 +66,74 @@ def test_help_says_where_artifacts_are_looked_for(command: str, monkeypatch: pyt
 
     assert f"default: ${ENVIRONMENT_VARIABLE}, else artifacts/ of the checkout, else the user's data folder)" in told
     assert default_root() == ROOT / "artifacts"  # the place of the code, not of whoever runs it
+
+
+@pytest.mark.parametrize(
+    ("main", "typed", "near"),
+    [
+        (build.main, ["--all", "--out", "/tmp/x"], "--out. Near: --out-indices\n"),
+        (build.main, ["--all", "--dry-rum"], "--dry-rum. Near: --dry-run\n"),
+        (inspect.main, ["NAME", "--graphs=x", "--js"], "--graphs=x --js. Near: --graph, --json\n"),
+        (embed.main, ["NAME", "in", "--out", "out", "--mp", "1"], "--mp 1. Near: --mpp\n"),
+        (figures.main, ["--round", "3", "--quietly"], "--round 3 --quietly. Near: --rounds\n"),
+        (listing.main, ["--zzz"], "--zzz\n"),
+    ],
+)
+def test_options_are_spelt_out_and_near_ones_are_named(
+    main: Callable[[Sequence[str]], int], typed: list[str], near: str
+) -> None:
+    ran = run(main, *typed)
+
+    assert ran.status == 2
+    assert ran.err.endswith(f": error: unrecognized arguments: {near}")
+
+
+def test_every_parser_is_made_in_one_place() -> None:
+    sources = [path for package in ("runtime", "exporters", "benchmarks") for path in (ROOT / package).rglob("*.py")]
+
+    assert [path.name for path in sources if "ArgumentParser(" in path.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("main", "option"),
+    [
+        (figures.main, "--rounds"),
+        (demo.main, "--rounds"),
+        (passes.main, "--rounds"),
+        (passes.main, "--batches"),
+        (benchmark.main, "--rounds"),
+        (benchmark.main, "--budget"),
+        (embedding.main, "--rounds"),
+        (embedding.main, "--seconds"),
+        (embedding.main, "--workers"),
+        (embedding_ray.main, "--tiles"),
+        (embedding_ray.main, "--part-tiles"),
+        (embedding_ray.main, "--rounds"),
+        (scale.main, "--files"),
+        (scale.main, "--tiles"),
+        (sweep_timm.main, "--per-family"),
+        (sweep_timm.main, "--timeout"),
+        (verify.main, "--timeout"),
+        (build.main, "--jobs"),
+        (embed.main, "--batch-size"),
+        (embed.main, "--mpp"),
+    ],
+)
+def test_nothing_is_done_no_or_fewer_times(main: Callable[[Sequence[str]], int], option: str) -> None:
+    for wrong in ("few", "-1", "0"):  # a type that takes any number fails before it measures
+        ran = run(main, f"{option}={wrong}")
+
+        assert ran.status == 2
+        assert re.search(rf"argument {option}: '{wrong}' is not a number (of at least 1|above 0)\n$", ran.err)
+
+
+@pytest.mark.parametrize(("main", "option"), [(benchmark.main, "--cold-starts"), (embed.main, "--allow-unreadable")])
+def test_none_may_be_asked_for_but_not_fewer(main: Callable[[Sequence[str]], int], option: str) -> None:
+    for wrong in ("few", "-1"):
+        ran = run(main, f"{option}={wrong}")
+
+        assert ran.status == 2
+        assert ran.err.endswith(f"argument {option}: '{wrong}' is not a number of at least 0\n")
 
 
 def test_every_subcommand_is_reached_by_its_word() -> None:

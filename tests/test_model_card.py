@@ -134,3 +134,14 @@ def test_facts_that_are_missing_are_said_to_be() -> None:
 
     assert "the registered function; licence: not stated" in card
     assert "| not recorded | not recorded |" in card
+
+
+def test_of_a_model_that_cannot_be_read_no_licence_is_told() -> None:
+    card = write_card("a/b", [of("their/own", ARTIFACT)], ["their/lost", "their/z"])
+
+    assert front_matter(card)["license"] == "other"
+    assert [line for line in card.splitlines() if line.startswith("## ")] == [
+        "## their/lost",
+        "## their/own",
+        "## their/z",
+    ]

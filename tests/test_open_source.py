@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from embedding_inputs import Pieces
 
-from runtime.embedding.sources import ignored, open_source
+from runtime.embedding.sources import Source, coordinates, ignored, open_source
 from runtime.embedding.sources.folder import NAMES_PER_PIECE, Folder
 from runtime.embedding.sources.kinds import Found, choose, kind_of, suffix_of
 from runtime.embedding.sources.listing import expand_range
@@ -375,6 +376,17 @@ def test_every_source_tells_what_lay_beside_it(tmp_path: Path) -> None:
     for folder in write_kinds(tmp_path).values():
         touch(folder, "x.csv")
         assert ignored(open_source(folder))[".csv"] == 1
+
+
+def test_a_source_of_ones_own_may_tell_what_lay_beside_it_and_where_its_tiles_lie() -> None:
+    class Told(Pieces):
+        ignored = {".csv": 2}
+        coordinates = ("x", "y")
+
+    sources: list[Source] = [Pieces({}), Told({})]
+
+    assert [ignored(source) for source in sources] == [{}, {".csv": 2}]
+    assert [coordinates(source) for source in sources] == [(), ("x", "y")]
 
 
 def test_suffixes_without_number_do_not_fill_the_memory(tmp_path: Path) -> None:

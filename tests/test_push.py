@@ -377,6 +377,30 @@ def test_a_repository_that_cannot_be_understood_is_not_overwritten(
     assert reason in ended.err
 
 
+def test_a_damaged_manifest_blocks_what_touches_its_model_alone(
+    hub: Hub, owner: Client, built: Path, store: Store
+) -> None:
+    part_of(built, store.root, is_embedding, "test/other")
+    owner.run("push", REPO, NAME, "--artifacts", store.root)
+    repo, path = hub.repositories[REPO], f"{NAME}/{MANIFEST}"
+    damaged = repo.files[path][:100]
+    repo.commit(repo.files | {path: damaged})
+    hub.requests.clear()
+
+    refused = owner.run("push", REPO, "--artifacts", store.root)
+    assert (refused.status, hub.written()) == (1, [])
+    assert f"{path} is not a valid manifest" in refused.err
+    assert "Nothing was pushed. The other models can be pushed: name them with GLOB." in refused.err
+
+    ended = owner.run("push", REPO, "test/other", "--artifacts", store.root)
+    assert ended.status == 0
+    assert f"note: {NAME} stays as it is in the repository: hf://{REPO}@" in ended.out
+    assert f"test/other/{MANIFEST}" in repo.files
+    assert repo.files[path] == damaged
+    assert f"## {NAME}\n\nIts manifest could not be read" in repo.files["README.md"].decode()
+    assert "is up to date." in owner.run("push", REPO, "test/other", "--artifacts", store.root).out
+
+
 def test_without_a_token_nothing_is_pushed_and_the_way_in_is_told(hub: Hub, store: Store, tmp_path: Path) -> None:
     with client(tmp_path / "stranger", hub.url, HF_TOKEN="hf_wrong") as stranger:
         new = stranger.run("push", REPO, "--artifacts", store.root)

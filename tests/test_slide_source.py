@@ -12,10 +12,12 @@ import tifffile
 from embedding_inputs import table_of, tiny
 from PIL import Image
 from slide_files import GLASS, glass, with_tissue, write_slide
+from terminal import run
 
 import runtime
+from runtime.embedding import command
 from runtime.embedding.decode import decode
-from runtime.embedding.sources import Source, open_source
+from runtime.embedding.sources import TILE_SIZE, Source, open_source
 from runtime.embedding.sources.grid import Cut, Grid, plan_grid
 from runtime.embedding.sources.tissue import THRESHOLDS, threshold
 from runtime.embedding.tile import Tile
@@ -325,6 +327,13 @@ def test_the_fingerprint_changes_with_slides_and_how_they_are_cut(slide: Path) -
     seen.add(open_source(slide.parent, mpp=0.5).fingerprint())
 
     assert len(seen) == 5
+
+
+def test_the_size_of_a_tile_is_one_whether_it_is_said_or_not(slide: Path) -> None:
+    sources = [open_source(slide, mpp=0.5), open_source(slide, mpp=0.5, tile_size=TILE_SIZE)]
+
+    assert len({source.fingerprint() for source in sources}) == 1
+    assert f"default: {TILE_SIZE})" in run(command.main, "--help").out
 
 
 def spoil(slide: Path, place: tuple[int, int]) -> None:

@@ -178,14 +178,23 @@ def test_the_image_that_was_named_is_taken(tmp_path: Path) -> None:
         ids(path)
 
 
-def test_a_key_that_comes_again_is_told(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.tar", [("a.png", b"x"), ("b.png", b"x"), ("a.png", b"x")])
-
-    with pytest.raises(InputError, match="holds the sample 'a' more than once"):
-        ids(path)
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("start", range(6))
+def test_a_key_that_comes_again_is_listed_and_the_others_are_read(tmp_path: Path, name: str, start: int) -> None:
+    keys = ["a", "b", "a", "c", "a", "d"]
+    path = write(tmp_path / name, [(f"{key}.png", encoded(grey)) for grey, key in enumerate(keys)])
     source = open_source(path)
-    with pytest.raises(InputError, match="more than once"):
-        list(source.tiles(source.pieces()[0], 2))
+
+    found = list(source.tiles(source.pieces()[0], start))
+
+    named = ["a", "b", "a (sample 2)", "c", "a (sample 4)", "d"]
+    assert [tile.id for tile in found] == [f"{name}/{key}" for key in named[start:]]
+    told = f"its key comes again: {name}/a is the first one's id. Give each sample a key of its own"
+    for grey, tile in enumerate(found, start):
+        if grey in (2, 4):
+            assert str(tile.image) == told
+        else:
+            assert decode(tile)[0, 0, 0] == grey
 
 
 def test_a_tar_without_an_image_is_told(tmp_path: Path) -> None:

@@ -124,3 +124,30 @@ def test_a_softmax_that_weighs_channels_is_no_attention() -> None:
     module = timm.create_model("skresnet18", num_classes=0).eval()
 
     assert written_out(export(module)) == 0
+
+
+def masked_scores(repeats: int) -> ir.Model:
+    """Attention whose scores are added to themselves, and its weights reshaped to their own shape, again and again."""
+    nodes: list[ir.Node] = []
+
+    def add(op_type: str, *inputs: ir.Value | None) -> ir.Value:
+        nodes.append(ir.node(op_type, inputs))
+        return nodes[-1].outputs[0]
+
+    query, key, mask = (ir.val(name, ir.DataType.FLOAT, [4, 4]) for name in ("query", "key", "mask"))
+    scores = add("MatMul", query, key)
+    for _ in range(repeats):
+        scores = add("Add", scores, scores)
+    weights = add("Softmax", scores)
+    for _ in range(repeats):
+        weights = add("Expand", weights, add("Identity", weights))
+    other = mask
+    for _ in range(repeats):
+        other = add("Add", other, other)
+    outputs = [add("MatMul", weights, key), add("Softmax", other)]
+    graph = ir.Graph([query, key, mask], outputs, nodes=nodes, opset_imports={"": 20})
+    return ir.Model(graph, ir_version=10)
+
+
+def test_branches_that_meet_again_and_long_chains_are_counted_at_once() -> None:
+    assert written_out(masked_scores(5000)) == 1

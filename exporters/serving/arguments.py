@@ -2,7 +2,7 @@
 
 import argparse
 
-from runtime.arguments import DEFAULT_ARTIFACTS, image_size, option, out_indices, positive
+from runtime.arguments import DEFAULT_ARTIFACTS, count, image_size, option, out_indices, parser_of, positive
 from runtime.manifest import INPUTS, PRECISIONS, TARGETS
 
 ENGINES = "/tmp"
@@ -19,11 +19,10 @@ usage or a missing package, 130 interrupted. Models that share weight data share
 
 def parser_of_triton() -> argparse.ArgumentParser:
     """Return the parser of `python -m exporters.triton`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m exporters.triton",
-        description="Write a built ONNX artifact into a model repository of Triton Inference Server.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = parser_of(
+        "python -m exporters.triton",
+        "Write a built ONNX artifact into a model repository of Triton Inference Server.",
+        EPILOG,
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="a registered backbone, such as pathology/kaiko_vits16")
@@ -63,7 +62,7 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
     add("--instances", type=positive, default=1, metavar="N", help="on each GPU, or on the CPU; default: 1")
     add("--max-batch-size", type=positive, default=32, metavar="N", help="of dynamic batching; default: 32")
     add("--preferred-batch-size", type=_sizes, default=(), metavar="N,N", help="sizes that do not wait for more images")
-    add("--queue-delay-us", type=_count, default=0, metavar="N", help="microseconds an image may wait; default: 0")
+    add("--queue-delay-us", type=count, default=0, metavar="N", help="microseconds an image may wait; default: 0")
     add(
         "--tensorrt",
         nargs="?",
@@ -74,14 +73,8 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
 
 
 def _gpus(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(_count(part) for part in text.split(",")))
+    return tuple(dict.fromkeys(count(part) for part in text.split(",")))
 
 
 def _sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted({positive(part) for part in text.split(",")}))
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return int(text)

@@ -2,8 +2,9 @@
 
 import argparse
 
-from runtime.arguments import DEFAULT_ARTIFACTS, image_size, option, out_indices, positive
+from runtime.arguments import DEFAULT_ARTIFACTS, above_zero, count, image_size, option, out_indices, parser_of, positive
 from runtime.embedding.cluster import ENGINES
+from runtime.embedding.sources import TILE_SIZE
 from runtime.embedding.table import DTYPES
 from runtime.manifest import INPUTS, PRECISIONS
 from runtime.request import BACKENDS, ON_FALLBACK
@@ -22,11 +23,10 @@ DIR/_unreadable) or something failed, 2 wrong usage or a missing package, 130 in
 
 def parser_of_embed() -> argparse.ArgumentParser:
     """Return the parser of `python -m runtime.embed`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m runtime.embed",
-        description="Embed images with a registered backbone: a Parquet dataset of ids and embeddings.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = parser_of(
+        "python -m runtime.embed",
+        "Embed images with a registered backbone: a Parquet dataset of ids and embeddings.",
+        EPILOG,
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="a registered backbone, such as pathology/kaiko_vits16")
@@ -50,26 +50,22 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     add("--part-tiles", type=positive, metavar="N", help="tiles of a Parquet file (default: 8192); a crash costs one")
     add(
         "--allow-unreadable",
-        type=_count,
+        type=count,
         default=0,
         metavar="N",
         help="exit status 0 with up to N unreadable tiles in DIR (default: 0)",
     )
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return int(text)
-
-
 def _add_input(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--image-column", metavar="NAME", help="Parquet: column of images or paths; tar: extension of the images")
     add("--id-column", metavar="NAME", help="Parquet: column of ids, none to number the rows")
-    add("--tile-size", type=positive, metavar="N", help="slides: side of a tile in pixels (default: 224)")
-    add("--mpp", type=float, metavar="X", help="slides: microns per pixel of a tile")
-    add("--slide-mpp", type=float, metavar="X", help="slides that do not say: microns per pixel at full resolution")
+    add("--tile-size", type=positive, metavar="N", help=f"slides: side of a tile in pixels (default: {TILE_SIZE})")
+    add("--mpp", type=above_zero, metavar="X", help="slides: microns per pixel of a tile")
+    add(
+        "--slide-mpp", type=above_zero, metavar="X", help="slides that do not say: microns per pixel at full resolution"
+    )
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:

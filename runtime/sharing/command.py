@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from runtime.arguments import DEFAULT_ARTIFACTS
+from runtime.arguments import DEFAULT_ARTIFACTS, parser_of
 from runtime.errors import ArtifactNotFoundError, BackboneError, OptionError
 from runtime.sharing.address import Address, parse_address
 from runtime.sharing.pulling import Pulled, pull_model, store_to_fill
@@ -24,11 +24,10 @@ exit status: 0 everything asked for is there and verified, 1 something failed (t
 
 def parser_of_pull() -> argparse.ArgumentParser:
     """Return the parser of `python -m runtime.pull`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m runtime.pull",
-        description="Bring artifacts that somebody pushed to the Hugging Face hub into the local store.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = parser_of(
+        "python -m runtime.pull",
+        "Bring artifacts that somebody pushed to the Hugging Face hub into the local store.",
+        EPILOG,
     )
     add = parser.add_argument
     add("repository", metavar="ORG/REPO", help="a repository of artifacts, with @REVISION if not its main branch")

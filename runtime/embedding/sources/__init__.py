@@ -1,8 +1,8 @@
 """Where images come from: a folder, Parquet, WebDataset tar files, an array, whole slides. `open_source` decides."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from runtime.embedding.sources.kinds import Kind
 from runtime.embedding.tile import Piece, Tile
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from runtime.embedding.sources.slides import Slides
 
 
-# Width and height of a slide's tile in pixels, where nothing is said.
+# Width and height of a slide's tile in pixels, where None says that nothing was asked for: see `_check_fit`.
 TILE_SIZE = 224
 _FITTING: dict[Kind, tuple[str, ...]] = {
     "parquet": ("image_column", "id_column"),
@@ -23,7 +23,10 @@ _FITTING: dict[Kind, tuple[str, ...]] = {
 
 
 class Source(Protocol):
-    """An input that was looked through: its parts, in a fixed order. Can be pickled, and read by several threads."""
+    """An input that was looked through: its parts, in a fixed order. Can be pickled, and read by several threads.
+
+    It may also have `ignored` and `coordinates`: see `HasIgnored` and `HasCoordinates`.
+    """
 
     def pieces(self) -> Sequence[Piece]:
         """Return the parts of the input, in the same order on every run."""
@@ -42,14 +45,33 @@ class Source(Protocol):
         """
 
 
+# Members of a protocol cannot be optional: what a source of one's own need not have is in protocols of its own.
+@runtime_checkable
+class HasIgnored(Protocol):
+    """A source that lies among other files."""
+
+    @property
+    def ignored(self) -> Mapping[str, int]:
+        """How many files of each suffix lie beside what is read, and are left alone."""
+
+
+@runtime_checkable
+class HasCoordinates(Protocol):
+    """A source of tiles that were cut from something larger."""
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of what tells where a tile lies: the keys of every tile's `coordinates`, columns of the output."""
+
+
 def ignored(source: Source) -> dict[str, int]:
-    """Return how many files of each suffix lay beside what is read, and were left alone; one's own source may tell."""
-    return dict(getattr(source, "ignored", {}))
+    """Return how many files of each suffix lay beside what is read; none of a source that does not tell."""
+    return dict(source.ignored) if isinstance(source, HasIgnored) else {}
 
 
 def coordinates(source: Source) -> tuple[str, ...]:
-    """Return the names of what tells where every tile lies; one's own source may tell."""
-    return tuple(getattr(source, "coordinates", ()))
+    """Return the names of what tells where every tile lies; none of a source that does not tell."""
+    return tuple(source.coordinates) if isinstance(source, HasCoordinates) else ()
 
 
 def open_source(

@@ -22,7 +22,8 @@ _EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in IMAGES)
 class WebDataset:
     """Tar files, one piece each; only reading tells how many samples they hold.
 
-    Damage is the last tile of its tar, called as the file and unreadable: samples behind it cannot be found.
+    Damage is the last tile of its tar, called as the file and unreadable: samples behind it cannot be found. A sample
+    whose key was there before is unreadable, and called by its number besides: ids are unique.
 
     Attributes:
         root: The folder that the names are relative to.
@@ -83,9 +84,9 @@ class WebDataset:
         """Yield all tiles, those before `start` without their images."""
         # What is compressed is read from its beginning in any case: as it was the first time, or damage would show at
         # another sample.
-        seen, compressed = set[int](), not isinstance(tar.fileobj, BufferedReader)
+        seen, number, compressed = set[int](), 0, not isinstance(tar.fileobj, BufferedReader)
         for key, files in _samples(tar):
-            read = compressed or len(seen) >= start
+            read = compressed or number >= start
             wanted: list[tuple[str, bytes | UnreadableImageError]] = []
             hidden: list[str] = []
             for extension, member in files:
@@ -97,9 +98,11 @@ class WebDataset:
             if chosen is None and not hidden:
                 continue
             if hash(key) in seen:
-                raise InputError(f"{self.root / name} holds the sample {key!r} more than once; ids must be unique.")
+                yield Tile(f"{name}/{key} (sample {number})", _again(f"{name}/{key}"))
+            else:
+                yield Tile(f"{name}/{key}", _misnamed(hidden) if chosen is None else wanted[chosen][1])
             seen.add(hash(key))
-            yield Tile(f"{name}/{key}", _misnamed(hidden) if chosen is None else wanted[chosen][1])
+            number += 1
 
     def _is_image(self, extension: str) -> bool:
         return extension == self.extension if self.extension else extension.rpartition(".")[2] in _EXTENSIONS
@@ -184,6 +187,10 @@ def _misnamed(extensions: list[str]) -> UnreadableImageError:
         f"it has an image that is not called as one, .{extensions[0]}: rename it, or name it with image_column "
         "(--image-column)"
     )
+
+
+def _again(id: str) -> UnreadableImageError:
+    return UnreadableImageError(f"its key comes again: {id} is the first one's id. Give each sample a key of its own")
 
 
 def _start(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
