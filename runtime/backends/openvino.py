@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.backends.mapped_weights import dropping_pages
 from runtime.errors import ArtifactCorruptError, BackboneError, DependencyError, DeviceError
 from runtime.machine import cpu_count, installed
 from runtime.providers import parse_device
@@ -37,7 +38,9 @@ def load(graph: Path, request: Request) -> "OpenvinoSession":
     core = openvino.Core()
     hint = precision_hint(request.precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     try:
-        compiled = core.compile_model(str(graph), "CPU", _properties(request, hint))
+        # It packs what it reads, but leaves it mapped: a giant's weights would stand in memory twice.
+        with dropping_pages(graph.parent):
+            compiled = core.compile_model(str(graph), "CPU", _properties(request, hint))
     except RuntimeError as error:
         raise ArtifactCorruptError(f"OpenVINO cannot load {graph}: {_last_line(error)}.") from error
     reason = "device='cpu' was asked for" if request.device else "OpenVINO serves CPUs"
