@@ -16,7 +16,7 @@ from conftest import request_for
 from stores import NAME, graph_of
 
 from runtime.artifacts import Store
-from runtime.backends import openvino
+from runtime.backends import mapped_weights, openvino
 from runtime.backends.mapped_weights import drop_pages, dropping_pages
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the pages of a mapping in /proc")
@@ -85,6 +85,16 @@ def test_pages_leave_memory_while_somebody_reads(weights: Path) -> None:
 
         assert (during, resident(weights.parent)) == ([0], [0])
     assert "drop-pages" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_where_no_mappings_are_told_nothing_is_done(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped_weights, "_MAPS", weights.parent / "missing")
+
+    with weights.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
+        assert sum(mapped[::4096]) == 0
+        drop_pages(weights.parent)
+
+        assert resident(weights.parent) == [1024]
 
 
 def test_openvino_keeps_no_pages_of_what_it_has_packed(built: Path, tmp_path: Path) -> None:

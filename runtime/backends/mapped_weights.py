@@ -10,7 +10,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-# Of a line of /proc/self/maps; shared and read-only, so that nobody can have written what dropping it would lose.
+_MAPS = Path("/proc/self/maps")
+# Of one of its lines; shared and read-only, so that nobody can have written what dropping it would lose.
 _READ_ONLY = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) r--s \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
 
 
@@ -40,20 +41,21 @@ def dropping_pages(folder: Path) -> Iterator[None]:
 def drop_pages(folder: Path) -> None:
     """Take the pages of the weight files in `folder` out of this process's memory; what is read again comes back.
 
-    They stay in the system's cache. Linux only: elsewhere nothing is done.
+    They stay in the system's cache. Where the system does not tell what is mapped nothing is done.
     """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    for start, end in _mapped(folder):
-        libc.madvise(start, end - start, mmap.MADV_DONTNEED)
+    with contextlib.suppress(OSError):  # a sandbox without /proc
+        for start, end in _mapped(folder):
+            libc.madvise(start, end - start, mmap.MADV_DONTNEED)
 
 
 def _mapped(folder: Path) -> Iterator[tuple[int, int]]:
     """Return the address ranges of read-only mappings of the folder's weight files."""
     # The kernel writes a newline, which would end its line, as an octal number.
     prefix = os.fsencode(f"{os.path.realpath(folder)}/weights.").replace(b"\n", b"\\012")
-    for start, end, path in _READ_ONLY.findall(Path("/proc/self/maps").read_bytes()):
+    for start, end, path in _READ_ONLY.findall(_MAPS.read_bytes()):
         if path.startswith(prefix):
             yield int(start, 16), int(end, 16)
