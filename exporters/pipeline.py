@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporters import plan, record
+from exporters import memory, plan, record
 from exporters.exporter import Exporter
 from exporters.plan import Job, Outcome
 from exporters.pool import WeightPool
 from exporters.reference import example, load_eager, make_references
-from exporters.trial import Trial, give_back_memory, measure, require_parity, worst
+from exporters.trial import Trial, measure, require_parity, worst
 from runtime import eager
 from runtime.artifacts import open_store, sha256_of
 from runtime.errors import BackboneError, VerificationError
@@ -61,8 +61,8 @@ def _build(job: Job, forms: list[Form], space: Workspace, report: Report) -> lis
                     staged.append(_stage(exporter, form, pool, published, space))
             except BackboneError as error:
                 outcomes += plan.failed(job, [form], error)
-    del model, exporter  # a giant's eager weights and its session would not fit side by side
-    give_back_memory()
+    del exporter
+    memory.empty(model.module)  # a giant's eager weights and its session would not fit side by side
     space.stage(staged)
     trial = Trial(job.request, references, space.staging.root, job.threads)
     return outcomes + [_verify_and_publish(trial, job, a, space, report, started) for a in staged]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from exporters import plan
+from exporters import memory, plan
 from exporters.plan import Job, Outcome
 from exporters.reference import load_eager, make_references
 from exporters.trial import Trial, measure, obstacle, require_parity, worst
@@ -40,7 +40,7 @@ def verify(job: Job, report: Callable[[str], None] = lambda _: None) -> list[Out
     report("eager reference")
     references = make_references(job.request, model, [artifact.key.form for artifact in tried])
     revision = model.revision
-    del model  # a giant's eager weights and its session would not fit side by side
+    memory.empty(model.module)  # a giant's eager weights and its session would not fit side by side
     trial = Trial(job.request, references, store.root, job.threads)
     return outcomes + [_verify(trial, job, artifact, revision, report) for artifact in tried]
 

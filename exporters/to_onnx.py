@@ -68,7 +68,15 @@ def export(
     if whole_attention:
         ensure_every_call_seen(program)
         ensure_fused(module, program.model, attention.left)
+    _let_go(program)
     return program
+
+
+def _let_go(program: torch.onnx.ONNXProgram) -> None:
+    """Leave the weights to `program`: the exporter's rewrite rules hold the last graph that they saw for good."""
+    held, program.model = program.model, program.model.clone()
+    for value in held.graph.initializers.values():
+        value.const_value = None
 
 
 def _cause(error: BaseException) -> str:

@@ -1,12 +1,10 @@
 """Serving an artifact exactly as a user would, and measuring it against the eager backbone."""
 
-import contextlib
-import ctypes
-import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from exporters import memory
 from exporters.gate import LIMITS, Measured, gate, gate_float64, require_finite
 from exporters.inputs import of_pictures
 from exporters.parity import compare, relative_rms
@@ -134,15 +132,8 @@ def _serve(trial: Trial, artifact: Artifact, backend: str) -> tuple[list[list[An
         outputs = [_run(backbone, batch) for batch in batches]
         served_by = " ".join([backbone.backend, *backbone.providers[:1]])
     del backbone
-    give_back_memory()
+    memory.give_back()
     return [output if isinstance(output, list) else [output] for output in outputs], served_by
-
-
-def give_back_memory() -> None:
-    """Return freed memory to the system: glibc keeps blocks below 32 MB, which is most of a giant's weights."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # other systems have no malloc_trim
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _run(backbone: Backbone, batch: Any) -> Any:

@@ -137,7 +137,6 @@ import json, sys
 from pathlib import Path
 from runtime import registry
 from runtime.backends import openvino
-from runtime.backends.openvino_session import images_each
 from runtime.request import make_request
 import tiny_backbones
 request = make_request(registry.find("test/tiny_vit"), None, {"backend": "openvino", "precision": "bf16"})
@@ -315,3 +314,34 @@ def test_a_batch_that_openvino_cannot_run_leaves_a_session_that_can(built: Path)
 
     given = images(4)
     np.testing.assert_allclose(session.run(given)[0], serve(built, threads=1)(given), rtol=1e-4, atol=1e-5)
+
+
+INTERRUPTED = """
+import gc, os, signal, threading
+import tiny_backbones
+from runtime import load_model
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
+served = [load_model({name!r}, backend="openvino", weights="random", artifacts={artifacts!r}, on_fallback="error")]
+served[0]._ready()
+def drop():
+    served.clear()
+    gc.collect()
+thread = threading.Thread(target=drop)
+thread.start()
+thread.join()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    os._exit(7)
+"""
+
+
+def test_ctrl_c_after_another_thread_let_go_of_a_session_is_no_crash(built: Path) -> None:
+    script = INTERRUPTED.format(name=NAME, artifacts=str(built))
+
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path}, check=False, timeout=120
+    )
+
+    assert ran.returncode == 7

@@ -1,9 +1,11 @@
 """Serving an ONNX artifact through OpenVINO, on CPUs."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runtime.backends.mapped_weights import dropping_pages
 from runtime.backends.openvino_session import OpenvinoSession
 from runtime.errors import ArtifactCorruptError, BackboneError, DependencyError, DeviceError
 from runtime.machine import cpu_count, installed
@@ -30,18 +32,17 @@ def load(graph: Path, request: Request) -> OpenvinoSession:
         raise DeviceError(
             f"device={request.device!r}: backend='openvino' serves CPUs. Use device='cpu', or backend='onnx' for CUDA."
         )
-    import openvino
-
-    core = openvino.Core()
     reason = "device='cpu' was asked for" if request.device else "OpenVINO serves CPUs"
-    hint = precision_hint(request.precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    hint = precision_hint(request.precision, core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
     def compiled(streams: int) -> Any:
-        return core.compile_model(model, "CPU", _properties(request.threads or cpu_count(), streams, hint))
+        # It packs what it reads, but leaves it mapped: a giant's weights would stand in memory twice.
+        with dropping_pages(graph.parent):
+            return core().compile_model(model, "CPU", _properties(request.threads or cpu_count(), streams, hint))
 
     try:
         # Kept, with its weights mapped: a graph that is pruned while it serves can still be compiled for batches.
-        model = core.read_model(str(graph))
+        model = core().read_model(str(graph))
         session = OpenvinoSession(compiled, reason, spread=not request.batch_sizes)
     except RuntimeError as error:
         raise ArtifactCorruptError(f"OpenVINO cannot load {graph}: {_last_line(error)}.") from error
@@ -54,13 +55,23 @@ def obstacle(request: Request) -> BackboneError | None:
         return DependencyError(MISSING)
     if request.precision != "bf16" or request.backend not in ("auto", "openvino"):
         return None
-    import openvino
-
     try:
-        precision_hint(request.precision, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        precision_hint(request.precision, core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     except DeviceError as error:
         return error
     return None
+
+
+@functools.cache
+def core() -> Any:
+    """Return the process's one entry to OpenVINO.
+
+    It is never let go: its CPU plugin gives the thread that first asks a stack for signals, and takes that memory back
+    on whichever thread drops it last. Were that another thread, the first one's next Ctrl-C would end in a crash.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def precision_hint(precision: str, capabilities: Sequence[str]) -> str:
