@@ -212,6 +212,8 @@ def test_the_number_of_threads_is_the_one_asked_for_and_none_is_pinned(built: Pa
     spread = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
     spread.run(images(2))
 
+    spread.run(images(1))
+
     for compiled, threads, streams in ((alone._together, 1, 1), (spread._together, 2, 1), (spread._apart, 2, 2)):
         assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
         assert compiled.get_property("NUM_STREAMS") == streams
@@ -259,9 +261,9 @@ def test_batches_run_apart_unless_sizes_were_asked_for(
                 return called
             return lambda feed, **options: (runs[name].append(len(feed[0])), called(feed, **options))[1]
 
-    session._requests.append(Counted(session._together.create_infer_request()))
     if apart:
         session._queues.append(Counted(session._new_queue()))
+    session._requests.append(Counted(session._new_request()))
     given = images(count)
 
     output = model(given)
@@ -270,6 +272,22 @@ def test_batches_run_apart_unless_sizes_were_asked_for(
     alone = serve(built, threads=1)
     for row in range(count):
         np.testing.assert_allclose(output[row : row + 1], alone(given[row : row + 1]), rtol=1e-4, atol=1e-5)
+
+
+def test_prepared_weights_are_there_once_unless_single_images_and_batches_take_turns(built: Path) -> None:
+    session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
+    at_load = weakref.ref(session._together)
+    compile_, there = session._compile, []
+    session._compile = lambda streams: (there.append((streams, at_load() is not None)), compile_(streams))[1]
+    session.run(images(1))
+
+    session.run(images(4))
+    assert there == [(2, False)], "what was compiled for single images is gone before batches are compiled for"
+    session.run(images(4))
+    session.run(images(1))
+    session.run(images(4))
+    session.run(images(1))
+    assert there == [(2, False), (1, False)]
 
 
 def test_a_second_graph_is_compiled_by_the_first_batch_only_and_once(built: Path) -> None:

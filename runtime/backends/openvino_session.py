@@ -23,9 +23,10 @@ def images_each(count: int, threads: int) -> int | None:
 
 
 class OpenvinoSession:
-    """A graph compiled by OpenVINO for all threads together and, at the first batch, for each thread apart.
+    """A graph compiled by OpenVINO for all threads together or, from the first batch on, for each thread apart.
 
-    `run` may be called from several threads at once.
+    Its prepared weights are in memory once as long as only single images or only batches come: the first batch replaces
+    what was compiled when loading. Given both in turn it keeps both. `run` may be called from several threads at once.
 
     Args:
         compiled: Compiles the graph for so many inferences side by side.
@@ -41,10 +42,9 @@ class OpenvinoSession:
         self._compile = compiled
         self.reason = reason
         self._spread = spread
-        self._together = compiled(1)
+        self._together: Any = compiled(1)
         self._threads = self._together.get_property("INFERENCE_NUM_THREADS")  # no more than there are CPUs
         self._outputs = len(self._together.outputs)
-        # The second half of the memory is taken only by who gives batches.
         self._apart: Any = None
         self._compiling = threading.Lock()
         # A request or queue belongs to one call at a time: as many as were ever needed at once are kept.
@@ -62,7 +62,7 @@ class OpenvinoSession:
         return rows.arrays
 
     def _run_together(self, images: Any, rows: "_Rows") -> None:
-        request = _taken(self._requests, self._together.create_infer_request)
+        request = _taken(self._requests, self._new_request)
         at_once = 2 * self._threads if self._spread else len(images)
         for row in range(0, len(images), at_once):
             request.infer({0: images[row : row + at_once]}, share_inputs=True, share_outputs=True)
@@ -78,13 +78,21 @@ class OpenvinoSession:
         queue.set_callback(_drop)  # the outputs are the caller's alone from here on
         self._queues.append(queue)
 
+    def _new_request(self) -> Any:
+        with self._compiling:
+            if self._together is None:
+                self._together = self._compile(1)
+            return self._together.create_infer_request()
+
     def _new_queue(self) -> Any:
         from openvino import AsyncInferQueue
 
         with self._compiling:
             if self._apart is None:
+                self._together = None  # before, not after: a giant would stand in memory twice
+                self._requests.clear()
                 self._apart = self._compile(self._threads)
-        return AsyncInferQueue(self._apart, self._threads)
+            return AsyncInferQueue(self._apart, self._threads)
 
 
 def _taken(idle: deque[Any], make: Callable[[], Any]) -> Any:
