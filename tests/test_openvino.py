@@ -334,6 +334,14 @@ def test_a_batch_that_openvino_cannot_run_leaves_a_session_that_can(built: Path)
     np.testing.assert_allclose(session.run(given)[0], serve(built, threads=1)(given), rtol=1e-4, atol=1e-5)
 
 
+def test_a_forked_process_does_not_use_what_has_threads_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = openvino.core()
+    assert openvino.core() is here
+
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert openvino.core() is not here
+
+
 INTERRUPTED = """
 import gc, os, signal, threading
 import tiny_backbones

@@ -1,6 +1,7 @@
 """Serving an ONNX artifact through OpenVINO, on CPUs."""
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,17 @@ def obstacle(request: Request) -> BackboneError | None:
     return None
 
 
-@functools.cache
 def core() -> Any:
-    """Return the process's one entry to OpenVINO.
+    """Return the process's one entry to OpenVINO; a forked process, which has none of its threads, gets another.
 
     It is never let go: its CPU plugin gives the thread that first asks a stack for signals, and takes that memory back
     on whichever thread drops it last. Were that another thread, the first one's next Ctrl-C would end in a crash.
     """
+    return _core_of(os.getpid())
+
+
+@functools.cache
+def _core_of(process: int) -> Any:  # noqa: ARG001  (what is kept apart)
     import openvino
 
     return openvino.Core()
