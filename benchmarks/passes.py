@@ -28,20 +28,20 @@ PASSES = (
 
 SERVED, EXPORTED = "all that the CPU graph has", "none: as torch exports it"
 # A plain ViT; registers and LayerScale; SwiGLU and rotary positions; windows; convolutions.
-MODELS = (
-    "vit_small_patch16_224",
-    "vit_small_patch14_reg4_dinov2",
-    "vit_small_plus_patch16_dinov3",
-    "swin_tiny_patch4_window7_224",
-    "convnext_tiny",
-)
+MODELS: dict[str, dict[str, Any]] = {
+    "vit_small_patch16_224": {},
+    "vit_small_patch14_reg4_dinov2": {"img_size": 224},  # as pathology's encoders are run, not 518
+    "vit_small_plus_patch16_dinov3": {"img_size": 224},
+    "swin_tiny_patch4_window7_224": {},
+    "convnext_tiny": {},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables and write the report."""
     parser = parser_of("python -m benchmarks.passes", __doc__)
     add = parser.add_argument
-    add("models", nargs="*", default=MODELS, metavar="MODEL", help="models of timm (%(default)s)")
+    add("models", nargs="*", default=list(MODELS), metavar="MODEL", help="models of timm (%(default)s)")
     add("--batches", type=positive, nargs="+", default=[2, 8], metavar="N", help="images a call (%(default)s)")
     add("--rounds", type=positive, default=20, metavar="N", help="calls of each contender (%(default)s)")
     given = parser.parse_args(arguments)
@@ -61,10 +61,12 @@ def _graphs(name: str, batch: int) -> tuple[dict[str, bytes], Any]:
     from exporters import to_onnx
     from runtime.loud import draw_loud
 
-    module = timm.create_model(name, num_classes=0).eval()
+    module = timm.create_model(name, num_classes=0, **MODELS.get(name, {})).eval()
     draw_loud(module, 0)
     config: Any = module.default_cfg
-    images = torch.randn(max(batch, 2), *config["input_size"], generator=torch.Generator().manual_seed(0))
+    channels, *size = config["input_size"]
+    size = [MODELS.get(name, {}).get("img_size", side) for side in size]
+    images = torch.randn(max(batch, 2), channels, *size, generator=torch.Generator().manual_seed(0))
     whole, plain = (
         to_onnx.export(module, images[:2], ["embedding"], None, whole_attention=whole).model for whole in (True, False)
     )
