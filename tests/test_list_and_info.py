@@ -11,10 +11,18 @@ from environments import BLOCK, ROOT, Environment, work_folder
 from stores import NAME, graph_of, published
 from terminal import run
 
-from runtime import list_models, load, load_model
+from runtime import list_models, load, load_model, ranking
 from runtime.artifacts import MANIFEST, Store
 from runtime.errors import BackboneError, DeviceError
 from runtime.terminal import entry, info, listing
+
+
+@pytest.fixture(autouse=True)
+def openvino_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the committed report says: which backend comes first changes with every measurement."""
+    fp32 = [{"backend": backend, "times_eager": speed} for backend, speed in (("openvino", 2.5), ("onnx", 2.0))]
+    measured = {"source": "a report", "ranking": {"cpu": {"fp32": fp32}}}
+    monkeypatch.setattr(ranking, "measurements", lambda: measured)
 
 
 @pytest.fixture
