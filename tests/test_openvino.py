@@ -334,12 +334,26 @@ def test_a_batch_that_openvino_cannot_run_leaves_a_session_that_can(built: Path)
     np.testing.assert_allclose(session.run(given)[0], serve(built, threads=1)(given), rtol=1e-4, atol=1e-5)
 
 
-def test_a_forked_process_does_not_use_what_has_threads_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = openvino.core()
-    assert openvino.core() is here
+FORKED = """
+import faulthandler, os
+import numpy as np
+import tiny_backbones
+from runtime import load_model
+model = load_model({name!r}, backend="openvino", weights="random", artifacts={artifacts!r}, threads=2)
+images = np.random.default_rng(0).standard_normal((4, 3, 32, 32), dtype=np.float32)
+for count in {counts}:
+    expected = model(images[:count])
+if not os.fork():
+    faulthandler.dump_traceback_later(60, exit=True)
+    np.testing.assert_allclose(model(images[: {counts}[-1]]), expected, rtol=1e-4, atol=1e-5)
+    os._exit(0)
+os._exit(os.waitstatus_to_exitcode(os.wait()[1]) + 7)
+"""
 
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert openvino.core() is not here
+
+@pytest.mark.parametrize("counts", [(1,), (4,), (4, 1)])
+def test_a_forked_process_serves_after_single_images_and_batches(built: Path, counts: tuple[int, ...]) -> None:
+    assert exit_status(FORKED, built, counts=counts) == 7
 
 
 INTERRUPTED = """
@@ -363,11 +377,12 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_after_another_thread_let_go_of_a_session_is_no_crash(built: Path) -> None:
-    script = INTERRUPTED.format(name=NAME, artifacts=str(built))
+    assert exit_status(INTERRUPTED, built) == 7
 
+
+def exit_status(script: str, built: Path, **given: Any) -> int:
+    """Return how a process of its own ends that serves what was built."""
+    code = script.format(name=NAME, artifacts=str(built), **given)
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    ran = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path}, check=False, timeout=120
-    )
-
-    assert ran.returncode == 7
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run([sys.executable, "-c", code], env=environment, check=False, timeout=120).returncode

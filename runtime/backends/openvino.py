@@ -1,8 +1,7 @@
 """Serving an ONNX artifact through OpenVINO, on CPUs."""
 
-import functools
-import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +33,18 @@ def load(graph: Path, request: Request) -> OpenvinoSession:
             f"device={request.device!r}: backend='openvino' serves CPUs. Use device='cpu', or backend='onnx' for CUDA."
         )
     reason = "device='cpu' was asked for" if request.device else "OpenVINO serves CPUs"
-    hint = precision_hint(request.precision, core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    core = new_core()
+    hint = precision_hint(request.precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
     def compiled(streams: int) -> Any:
-        # It packs what it reads, but leaves it mapped: a giant's weights would stand in memory twice.
+        # With a core of its own: what is let go of takes its threads along, which a forked process would wait for.
+        # OpenVINO packs what it reads, but leaves it mapped: a giant's weights would stand in memory twice.
         with dropping_pages(graph.parent):
-            return core().compile_model(model, "CPU", _properties(request.threads or cpu_count(), streams, hint))
+            return new_core().compile_model(model, "CPU", _properties(request.threads or cpu_count(), streams, hint))
 
     try:
         # Kept, with its weights mapped: a graph that is pruned while it serves can still be compiled for batches.
-        model = core().read_model(str(graph))
+        model = core.read_model(str(graph))
         session = OpenvinoSession(compiled, reason, spread=not request.batch_sizes)
     except RuntimeError as error:
         raise ArtifactCorruptError(f"OpenVINO cannot load {graph}: {_last_line(error)}.") from error
@@ -57,26 +58,28 @@ def obstacle(request: Request) -> BackboneError | None:
     if request.precision != "bf16" or request.backend not in ("auto", "openvino"):
         return None
     try:
-        precision_hint(request.precision, core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        precision_hint(request.precision, new_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     except DeviceError as error:
         return error
     return None
 
 
-def core() -> Any:
-    """Return the process's one entry to OpenVINO; a forked process, which has none of its threads, gets another.
+def new_core() -> Any:
+    """Return an entry to OpenVINO whose CPU plugin was started on a thread that is over.
 
-    It is never let go: its CPU plugin gives the thread that first asks a stack for signals, and takes that memory back
-    on whichever thread drops it last. Were that another thread, the first one's next Ctrl-C would end in a crash.
+    The plugin gives the thread that starts it a stack for signals, and takes that memory back on whichever thread lets
+    go of it last. Were they two threads that live on, the first one's next Ctrl-C would end in a crash.
     """
-    return _core_of(os.getpid())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_started).result()
 
 
-@functools.cache
-def _core_of(process: int) -> Any:  # noqa: ARG001  (what is kept apart)
+def _started() -> Any:
     import openvino
 
-    return openvino.Core()
+    core = openvino.Core()
+    core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return core
 
 
 def precision_hint(precision: str, capabilities: Sequence[str]) -> str:
