@@ -13,8 +13,6 @@ from pathlib import Path
 _MAPS = Path("/proc/self/maps")
 # Of one of its lines; shared and read-only, so that nobody can have written what dropping it would lose.
 _READ_ONLY = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) r--s \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
-
-
 # Seconds between two looks: a library reads a few hundred megabytes meanwhile.
 _PAUSE = 0.05
 

@@ -34,7 +34,7 @@ def load(graph: Path, request: Request) -> OpenvinoSession:
         )
     reason = "device='cpu' was asked for" if request.device else "OpenVINO serves CPUs"
     core = new_core()
-    hint = precision_hint(request.precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    hint = _hint(core, request)
 
     def compiled(streams: int) -> Any:
         # With a core of its own: what is let go of takes its threads along, which a forked process would wait for.
@@ -58,7 +58,7 @@ def obstacle(request: Request) -> BackboneError | None:
     if request.precision != "bf16" or request.backend not in ("auto", "openvino"):
         return None
     try:
-        precision_hint(request.precision, new_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        _hint(new_core(), request)
     except DeviceError as error:
         return error
     return None
@@ -80,6 +80,10 @@ def _started() -> Any:
     core = openvino.Core()
     core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return core
+
+
+def _hint(core: Any, request: Request) -> str:
+    return precision_hint(request.precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def precision_hint(precision: str, capabilities: Sequence[str]) -> str:

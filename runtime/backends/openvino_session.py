@@ -13,8 +13,8 @@ MOST_A_THREAD = 4  # images: with more, what passes between two layers no longer
 def images_each(count: int, threads: int) -> int | None:
     """Return how many images of a batch a thread takes at a time; `None` where the threads share each inference.
 
-    Apart, no thread waits for another within the network: 6 to 20% more images a second. A batch of which some thread
-    would get so few that a fifth of all threads' time were idle is shared instead.
+    Apart, no thread waits for another within the network (docs/decisions.md: what it gains). A batch of which some
+    thread would get so few that a fifth of all threads' time were idle is shared instead.
     """
     share = -(-count // threads)
     if threads == 1 or 5 * count < 4 * share * threads:
