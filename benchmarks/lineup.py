@@ -144,11 +144,14 @@ def contender(entry: Entry, model: str, given: dict[str, Any]) -> Contender:
     Args:
         entry: The line.
         model: Registry name.
-        given: `weights`, `device`, `artifacts`; of a peer, its `graph`; of products, their shapes.
+        given: `weights`, `device`, `artifacts`, the `batch_sizes` that will come; of a peer, its `graph`; of products,
+            their shapes.
     """
     without_torch = entry.way == "runtime" and "torch" not in entry.libraries
     known = {"runtime": ("weights", "device", "artifacts"), "plain_onnx": ("device", "graph")}
     names: Sequence[str] = known.get(entry.way, ("weights", "device", "products"))
+    if entry.options.get("cuda_graphs"):
+        names = (*names, "batch_sizes")
     return Contender(
         entry.label,
         model,

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.contender import Contender
 from benchmarks.lineup import Entry, contender
-from benchmarks.subject import Subject
+from benchmarks.subject import FIDELITY_IMAGES, Subject
 from runtime.manifest import Form
 
 
@@ -70,7 +70,14 @@ def flags(forms: Sequence[Form]) -> list[str]:
 
 
 def prepare(
-    subject: Subject, device: str, entries: Sequence[Entry], *, build: bool, folder: Path, optimum: str = sys.executable
+    subject: Subject,
+    device: str,
+    entries: Sequence[Entry],
+    *,
+    batches: Sequence[int],
+    build: bool,
+    folder: Path,
+    optimum: str = sys.executable,
 ) -> list[Candidate]:
     """Build and export what the entries need; return each with its contender, or why it cannot be had.
 
@@ -78,6 +85,7 @@ def prepare(
         subject: The backbone.
         device: `cpu` or `cuda`.
         entries: The line-up.
+        batches: The batch sizes that will be measured.
         build: Whether artifacts that are missing are built.
         folder: Where the peers' graphs go.
         optimum: The interpreter that has optimum.
@@ -88,6 +96,7 @@ def prepare(
     made = []
     for entry in entries:
         given: dict[str, Any] = {"weights": subject.weights, "artifacts": subject.artifacts, "device": device}
+        given |= {"batch_sizes": sorted({1, FIDELITY_IMAGES, *batches})}
         given |= {"products": subject.work["products"], "graph": graphs.get(entry.export or "")}
         reason = missing.get(entry.form) if entry.form else refused.get(entry.export or "")
         if entry.side == "product" and not subject.work["products"]:

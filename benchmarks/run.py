@@ -140,10 +140,10 @@ def _sections(
     for number, (subject, device) in enumerate((s, d) for s in subjects for d in entries):
         now = time.monotonic()
         deadline = now + (ends - now) * weights[number] / sum(weights[number:])
-        asked = {"build": options.build, "folder": scratch / f"peers-{number}", "optimum": options.optimum}
-        candidates = needs.prepare(subject, device, entries[device], **asked)
-        _tell(f"{subject.model} on {device}: {sum(c.reason is None for c in candidates)} contenders")
         batches = options.batches or _batches(device)
+        asked = {"build": options.build, "folder": scratch / f"peers-{number}", "optimum": options.optimum}
+        candidates = needs.prepare(subject, device, entries[device], batches=batches, **asked)
+        _tell(f"{subject.model} on {device}: {sum(c.reason is None for c in candidates)} contenders")
         section = measure(subject, device, candidates, Plan(batches, options.rounds, options.cold_starts, deadline))
         section["not_measured"] |= _left_out(device, batches)
         section["not_chosen"] = [e.label for e in LINEUPS[device] if e not in entries[device]]

@@ -91,12 +91,12 @@ def load_model(
         checkpoint_path: A local file of published weights, in the publisher's own layout, instead of a download.
         verify: `size` (the default) compares the artifact's file sizes with its manifest, `full` their SHA-256.
         load: `throughput` (the default) or `fast`: onnxruntime on a CPU then uses the weights as they lie in the file,
-            mapped and shared with other processes, instead of packing a copy; a giant loads in half a second instead
+            mapped and shared with other processes, instead of packing a copy; a giant loads in 0.2 s instead
             of half a minute and is a tenth to a quarter slower.
         batch_sizes: Run batches of these sizes only, such as (1, 8, 32, 64): what is between is padded, what is larger
             is split, so that memory stays the same. On every backend; results are those of the images alone.
         reuse_outputs: onnx: a thread's next call may overwrite what its last call returned. Copy what you keep.
-        cuda_graphs: onnx on CUDA: capture each of `batch_sizes` as a CUDA graph when it first comes, for latency.
+        cuda_graphs: onnx on CUDA: capture each of `batch_sizes` as a CUDA graph when loading, for latency.
         gpu_mem_limit: onnx on CUDA: bytes that the session may take for weights and work.
         **options: The backbone's own options, such as `include_patch_tokens`.
 

@@ -8,8 +8,12 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 _NVIDIA_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_CUDNN = "cudnn64_9.dll" if sys.platform == "win32" else "libcudnn.so.9"
+# As cuda.h numbers what can be asked of a GPU.
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
 
 def cpu_count() -> int:
@@ -42,16 +46,43 @@ def nvidia_driver() -> bool:
     return True
 
 
+def cudnn_obstacle() -> str | None:
+    """Return why cuDNN cannot be loaded; `None` where it can, or already is."""
+    try:
+        ctypes.CDLL(_CUDNN)
+    except OSError as error:
+        return str(error)
+    return None
+
+
 def gpu_name(index: int) -> str | None:
     """Return the name that the driver has for an NVIDIA GPU, such as `NVIDIA H200`; `None` where there is none."""
-    number, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-    try:
-        driver = ctypes.CDLL(_NVIDIA_DRIVER)
-    except OSError:
-        return None
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(number), index) or driver.cuDeviceGetName(name, 256, number):
+    name = ctypes.create_string_buffer(256)
+    driver, number = _gpu(index)
+    if driver is None or driver.cuDeviceGetName(name, 256, number):
         return None
     return name.value.decode()
+
+
+def gpu_capability(index: int) -> tuple[int, int] | None:
+    """Return the compute capability of an NVIDIA GPU, such as (9, 0); `None` where there is none."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    driver, number = _gpu(index)
+    if driver is None or driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, number):
+        return None
+    if driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, number):
+        return None
+    return major.value, minor.value
+
+
+def _gpu(index: int) -> tuple[Any, ctypes.c_int]:
+    """Return the driver and its handle of a GPU; no driver where there is none, or no such GPU."""
+    number = ctypes.c_int()
+    with contextlib.suppress(OSError):
+        driver = ctypes.CDLL(_NVIDIA_DRIVER)
+        if not driver.cuInit(0) and not driver.cuDeviceGet(ctypes.byref(number), index):
+            return driver, number
+    return None, number
 
 
 def driver_version() -> str | None:
@@ -90,14 +121,20 @@ def installed(package: str) -> bool:
 
 
 def onnxruntime_distributions() -> tuple[str, ...]:
-    """Return the installed wheels that provide onnxruntime, such as `("onnxruntime-gpu",)`."""
+    """Return the wheels that provide the onnxruntime which is imported, such as `("onnxruntime-gpu",)`.
+
+    Several in one folder have overwritten each other. Of several in folders of their own, the first on the path counts.
+    """
     known = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
-    return tuple(name for name in known if _has_distribution(name))
+    found = {name: wheel for name in known if (wheel := _distribution(name))}
+    spec = importlib.util.find_spec("onnxruntime") if len(found) > 1 else None
+    imported = {Path(place).resolve() for place in (spec and spec.submodule_search_locations) or ()}
+    places = {name: Path(str(wheel.locate_file("onnxruntime"))).resolve() for name, wheel in found.items()}
+    return tuple([name for name in found if places[name] in imported] or found)
 
 
-def _has_distribution(name: str) -> bool:
+def _distribution(name: str) -> importlib.metadata.Distribution | None:
     try:
-        importlib.metadata.distribution(name)
+        return importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None

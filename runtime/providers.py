@@ -10,6 +10,8 @@ CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 NO_DRIVER = "no NVIDIA driver is present (libcuda cannot be loaded)"
 ON_GPU = (CUDA, "TensorrtExecutionProvider")
+# The first NVIDIA GPUs that multiply bfloat16.
+BF16_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,16 @@ def cuda_obstacle(installation: Installation) -> str | None:
     if not installation.driver:
         return NO_DRIVER
     return None
+
+
+def precision_obstacle(precision: str, capability: tuple[int, int] | None) -> str | None:
+    """Return why a GPU of this compute capability does not compute in a precision; `None` if it does, or may."""
+    if precision != "bf16" or capability is None or capability >= BF16_CAPABILITY:
+        return None
+    return (
+        f"precision='bf16': this GPU has compute capability {'.'.join(map(str, capability))}, and bfloat16 takes "
+        f"{'.'.join(map(str, BF16_CAPABILITY))} (Ampere) or newer. Use precision='fp16' or 'fp32'."
+    )
 
 
 def _chosen_by_caller(kind: str | None, providers: tuple[str, ...], installation: Installation) -> Choice:

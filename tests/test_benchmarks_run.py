@@ -5,20 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 from benchmark_reports import row_of
 
-from benchmarks import cold_start, peers, render, run
+from benchmarks import cold_start, peers, render, run, ways
 from benchmarks.contender import Contender, ContenderError, Runner, runners
 from benchmarks.fidelity import fidelity
-from benchmarks.lineup import CPU, CUDA, EAGER, LINEUPS, labels
+from benchmarks.lineup import CAPTURED, CPU, CUDA, EAGER, LINEUPS, Entry, contender, labels
 from benchmarks.measurement import groups
 from benchmarks.needs import flags
 from benchmarks.pictures import batch, seconds_per_tile
 from benchmarks.turns import in_turns
 from benchmarks.work import flops_of_products, work_of
+from runtime import registry
 from runtime.facts import HALF, Preprocessing
 from runtime.manifest import Form
+from runtime.request import make_request
 
 NAME = "timm/test_vit.r160_in1k"
 RANDOM = {"weights": "random", "device": "cpu"}
@@ -236,3 +240,24 @@ def test_usual_batch_sizes_that_a_small_machine_leaves_out_are_told(monkeypatch:
 def test_forms_of_one_contract_are_built_by_one_command() -> None:
     forms = [Form("onnx", "cpu"), Form("onnx", "cpu", "int8"), Form("torchscript")]
     assert flags(forms) == ["--format=onnx,torchscript", "--target=cpu", "--precision=fp32,int8", "--input=float32"]
+
+
+@pytest.mark.parametrize("entry", [e for es in LINEUPS.values() for e in es if e.way == "runtime"], ids=str)
+def test_every_row_of_this_project_asks_for_what_load_model_takes(entry: Entry) -> None:
+    given = {"weights": "random", "artifacts": "none", "device": "cpu", "batch_sizes": [1, 4, 64]}
+
+    asked = make_request(registry.find(NAME), None, contender(entry, NAME, given).options)
+
+    assert asked.cuda_graphs is entry.label.endswith(CAPTURED)
+    assert asked.batch_sizes == ((1, 4, 64) if asked.cuda_graphs else None)
+
+
+def test_a_peers_graph_bound_to_memory_gives_what_it_gives_unbound(tmp_path: Path) -> None:
+    graph = peers.export("dynamo", NAME, "random", (3, 160, 160), tmp_path)
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).standard_normal((3, 3, 160, 160), dtype=np.float32)
+
+    outputs = ways._fetched(ways._run_bound(session, torch.from_numpy(images)))
+
+    for got, expected in zip(outputs, session.run(None, {session.get_inputs()[0].name: images}), strict=True):
+        np.testing.assert_array_equal(got, expected)

@@ -3,6 +3,7 @@
 Here the CPU stands for the GPU: the same code, the same calls of onnxruntime. What only a GPU has is in test_cuda.py.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -170,6 +171,26 @@ def test_each_batch_size_has_one_graph_of_its_own(session: Any) -> None:
     assert options == ["1", "2"]
 
 
+@pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.clone], ids=["numpy", "torch"])
+def test_all_graphs_are_captured_and_replayed_on_one_thread(
+    convert: Callable[[torch.Tensor], Any], session: Any
+) -> None:
+    ran: list[threading.Thread] = []
+
+    class Watched(Slow):
+        def run_with_iobinding(self, *arguments: Any) -> None:
+            ran.append(threading.current_thread())
+            super().run_with_iobinding(*arguments)
+
+    graphs = CapturedGraphs(Watched(session), "cpu", reuse_outputs=False)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(graphs.run, [convert(images(1 + seed % 2, seed)) for seed in range(6)]))
+    graphs.run(convert(images(1)))
+
+    assert len(ran) == 2 + 7  # a run without capture for each of two sizes
+    assert len(set(ran)) == 1
+
+
 class Slow:
     """A session that leaves other threads time to spoil its images before it reads them."""
 
@@ -222,6 +243,25 @@ def test_images_that_do_not_fit_into_memory_are_an_error_that_says_what_to_do(tm
 
     with pytest.raises(DeviceError, match=r"images on cpu: Failed to allocate memory .*batch_sizes=\(1, 8\)\)\.$"):
         session.run(np.ones((1, 3, 8, 8), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [(RuntimeError("no such device"), DeviceError), (ValueError("a bug"), ValueError), (KeyError("x"), KeyError)],
+)
+def test_what_onnxruntime_raises_when_it_binds_memory_is_told_as_its_own(
+    raised: Exception, expected: type[Exception], session: Any
+) -> None:
+    class Failing(Slow):
+        def run(self, *_: Any) -> Any:
+            raise raised
+
+    served = OnnxSession(Failing(session), "cuda:0", "")
+
+    with pytest.raises(expected, match=str(raised)) as error:
+        served.run(images(1).numpy())
+
+    assert (error.value.__cause__ is raised) is (expected is DeviceError)
 
 
 def test_only_a_lack_of_memory_is_answered_with_advice_about_memory() -> None:

@@ -15,7 +15,7 @@ from exporters.plan import Job
 from runtime import load_model
 from runtime.backbone import Backbone
 from runtime.errors import DeviceError, InputError
-from runtime.machine import gpu_name
+from runtime.machine import gpu_capability, gpu_name
 from runtime.manifest import Form
 from runtime.providers import CPU, CUDA
 
@@ -27,10 +27,10 @@ LIMIT = 1e-4  # relative root mean square
 
 @pytest.fixture(autouse=True)
 def torch_multiplies_in_full_precision() -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    convolutions = torch.backends.cudnn.conv  # products are in full precision by default
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
     yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    convolutions.fp32_precision = before
 
 
 @pytest.fixture(params=["eager", "onnx", "torchscript"])
@@ -258,6 +258,24 @@ def test_a_tensor_of_the_gpu_is_refused_by_a_backbone_on_the_cpu(options: dict[s
         model(on_gpu(2))
 
 
-def test_the_driver_tells_the_name_of_the_gpu() -> None:
+def test_the_driver_tells_the_name_and_the_capability_of_the_gpu() -> None:
     assert gpu_name(0) == torch.cuda.get_device_name(0)
-    assert gpu_name(torch.cuda.device_count()) is None
+    assert gpu_capability(0) == torch.cuda.get_device_capability(0)
+    assert gpu_name(torch.cuda.device_count()) is gpu_capability(torch.cuda.device_count()) is None
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU only")
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "cuda graphs"])
+def test_tensors_of_a_gpu_that_is_not_the_current_one_are_served_there(graphs: bool, cuda_graph: Path) -> None:
+    model = load_onnx(cuda_graph, device="cuda:1", **({"cuda_graphs": True, "batch_sizes": (8,)} if graphs else {}))
+
+    output = model(on_gpu(8).to("cuda:1"))
+
+    assert (str(output.device), torch.cuda.current_device()) == ("cuda:1", 0)
+    assert distance(output.cpu().numpy(), reference()(images(8))) <= LIMIT
+
+
+def test_batch_sizes_are_captured_when_loading(cuda_graph: Path) -> None:
+    session: Any = load_onnx(cuda_graph, cuda_graphs=True, batch_sizes=(1, 8))._ready()
+
+    assert set(session._graphs._slots) == {(1, 3, 32, 32), (8, 3, 32, 32)}

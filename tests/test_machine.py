@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,6 +100,65 @@ print(json.dumps([wheels, verdict]))"""
     assert names == found
     expected = {0: "is not installed", 2: "onnxruntime and onnxruntime-gpu are both installed"}.get(len(found))
     assert expected in verdict if expected else verdict is None
+
+
+def test_of_wheels_in_folders_of_their_own_the_one_that_is_imported_counts(tmp_path: Path) -> None:
+    for wheel in ("onnxruntime", "onnxruntime_gpu"):
+        folder = tmp_path / wheel / f"{wheel}-1.31.1.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {wheel.replace('_', '-')}\nVersion: 1.31.1\n")
+        (tmp_path / wheel / "onnxruntime").mkdir()
+        (tmp_path / wheel / "onnxruntime" / "__init__.py").touch()
+    code = "from runtime.machine import onnxruntime_distributions as wheels; print(*wheels())"
+    first = {
+        names: child(code, path=os.pathsep.join([*(str(tmp_path / name) for name in names), ROOT]))
+        for names in (("onnxruntime", "onnxruntime_gpu"), ("onnxruntime_gpu", "onnxruntime"))
+    }
+
+    assert list(first.values()) == ["onnxruntime\n", "onnxruntime-gpu\n"]
+
+
+def test_a_library_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_CUDNN", "libno-such-library.so.9")
+
+    assert "libno-such-library.so.9" in str(machine.cudnn_obstacle())
+
+
+def test_a_library_that_is_there_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = subprocess.run(
+        [sys.executable, "-c", "import _ctypes; print(_ctypes.__file__)"], capture_output=True, text=True, check=True
+    )
+    monkeypatch.setattr(machine, "_CUDNN", there.stdout.strip())
+
+    assert machine.cudnn_obstacle() is None
+
+
+class Driver:
+    """As libcuda answers for a machine with one GPU."""
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        return flags
+
+    def cuDeviceGet(self, number: Any, index: int) -> int:  # noqa: N802
+        number._obj.value = 40 + index
+        return 101 if index else 0
+
+    def cuDeviceGetAttribute(self, answer: Any, attribute: int, number: Any) -> int:  # noqa: N802
+        answer._obj.value = {75: 9, 76: 1}[attribute] if number.value == 40 else -1
+        return 0
+
+
+def test_the_compute_capability_is_the_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: Driver())
+
+    assert machine.gpu_capability(0) == (9, 1)
+    assert machine.gpu_capability(1) is None
+
+
+def test_without_a_driver_there_is_no_compute_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_NVIDIA_DRIVER", "libno-such-driver.so.1")
+
+    assert machine.gpu_capability(0) is None
 
 
 def test_a_package_is_looked_up_without_being_imported() -> None:

@@ -23,7 +23,7 @@ from exporters.pool import WeightPool
 from runtime import Backbone, load_model
 from runtime.artifacts import Store
 from runtime.backends import openvino
-from runtime.backends.openvino_session import images_each
+from runtime.backends.openvino_session import OpenvinoSession, images_each
 from runtime.errors import ArtifactCorruptError, BackendFallbackWarning, DependencyError, DeviceError
 from runtime.manifest import Form, Manifest
 
@@ -210,14 +210,14 @@ def test_threads_that_share_a_backbone_get_their_own_numbers(built: Path) -> Non
 def test_the_number_of_threads_is_the_one_asked_for_and_none_is_pinned(built: Path) -> None:
     alone = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=1))
     spread = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
-    spread.run(images(2))
-
-    spread.run(images(1))
+    for count in (2, 1, 1):
+        spread.run(images(count))
 
     for compiled, threads, streams in ((alone._together, 1, 1), (spread._together, 2, 1), (spread._apart, 2, 2)):
-        assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
-        assert compiled.get_property("NUM_STREAMS") == streams
-        assert compiled.get_property("ENABLE_CPU_PINNING") is False
+        assert compiled is not None
+        assert compiled.graph.get_property("INFERENCE_NUM_THREADS") == threads
+        assert compiled.graph.get_property("NUM_STREAMS") == streams
+        assert compiled.graph.get_property("ENABLE_CPU_PINNING") is False
 
 
 @pytest.mark.parametrize(
@@ -261,39 +261,41 @@ def test_batches_run_apart_unless_sizes_were_asked_for(
                 return called
             return lambda feed, **options: (runs[name].append(len(feed[0])), called(feed, **options))[1]
 
-    if apart:
-        session._queues.append(Counted(session._new_queue()))
-    session._requests.append(Counted(session._new_request()))
+    compiled, at_once = session._chosen(small=not apart)
+    compiled._idle.append(Counted(compiled._new()))
     given = images(count)
 
     output = model(given)
 
+    assert at_once is bool(apart)
     assert (runs["infer"], runs["start_async"]) == (together, apart)
     alone = serve(built, threads=1)
     for row in range(count):
         np.testing.assert_allclose(output[row : row + 1], alone(given[row : row + 1]), rtol=1e-4, atol=1e-5)
 
 
-def test_prepared_weights_are_there_once_unless_single_images_and_batches_take_turns(built: Path) -> None:
+def compilations(session: OpenvinoSession) -> list[int]:
+    """Return the inferences side by side of each graph that a session compiles from here on."""
+    compile_, made = session._compile, []
+    session._compile = lambda streams: (made.append(streams), compile_(streams))[1]
+    return made
+
+
+def test_the_first_batch_replaces_what_was_compiled_when_loading(built: Path) -> None:
     session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
-    at_load = weakref.ref(session._together)
-    compile_, there = session._compile, []
-    session._compile = lambda streams: (there.append((streams, at_load() is not None)), compile_(streams))[1]
+    assert session._together is not None
+    at_load, compile_, there = weakref.ref(session._together.graph), session._compile, []
+    session._compile = lambda streams: (there.append(at_load() is not None), compile_(streams))[1]
     session.run(images(1))
 
     session.run(images(4))
-    assert there == [(2, False)], "what was compiled for single images is gone before batches are compiled for"
-    session.run(images(4))
-    session.run(images(1))
-    session.run(images(4))
-    session.run(images(1))
-    assert there == [(2, False), (1, False)]
+
+    assert there == [False], "what was compiled for single images is gone before batches are compiled for"
 
 
 def test_a_second_graph_is_compiled_by_the_first_batch_only_and_once(built: Path) -> None:
     session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
-    compile_, made = session._compile, []
-    session._compile = lambda streams: (made.append(streams), compile_(streams))[1]
+    made = compilations(session)
 
     session.run(images(1))
     assert made == []
@@ -301,6 +303,52 @@ def test_a_second_graph_is_compiled_by_the_first_batch_only_and_once(built: Path
         list(pool.map(session.run, [images(4, seed) for seed in range(8)]))
 
     assert made == [2]
+
+
+def test_a_single_image_between_batches_compiles_nothing(built: Path) -> None:
+    session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
+    made = compilations(session)
+    expected = serve(built, threads=1)
+
+    for count in (4, 1, 4, 3, 4, 1):
+        given = images(count)
+        np.testing.assert_allclose(session.run(given)[0], expected(given), rtol=1e-4, atol=1e-5)
+
+    assert made == [2]
+
+
+def test_single_images_in_a_row_after_batches_are_compiled_for_once_and_batches_kept(built: Path) -> None:
+    session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
+    made = compilations(session)
+
+    for count in (4, 1, 1, 1, 4, 1, 4):
+        session.run(images(count))
+
+    assert made == [2, 1]
+
+
+def test_a_request_in_use_while_batches_take_over_keeps_nothing_in_memory(built: Path) -> None:
+    session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
+    compiled, _ = session._chosen(small=True)
+    at_load = weakref.ref(compiled.graph)
+
+    with compiled.idle():
+        session.run(images(4))
+    del compiled
+
+    assert at_load() is None
+
+
+def test_a_session_is_gone_with_its_last_user(built: Path) -> None:
+    session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
+    for count in (4, 1, 1):
+        session.run(images(count))
+    assert session._apart is not None
+    gone = weakref.ref(session._apart.graph)
+
+    del session
+
+    assert gone() is None
 
 
 def test_batches_are_served_though_the_graph_was_pruned_meanwhile(built: Path, tmp_path: Path) -> None:

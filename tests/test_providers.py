@@ -11,10 +11,21 @@ import onnxruntime
 import pytest
 from conftest import request_for
 
+from runtime.backends import onnx as onnx_backend
 from runtime.backends.onnx import OnnxSession, _native_output, load
 from runtime.errors import DependencyError, DeviceError
 from runtime.machine import cpu_count, nvidia_driver
-from runtime.providers import CPU, CUDA, Installation, check_installation, choose, parse_device, refused
+from runtime.providers import (
+    CPU,
+    CUDA,
+    Installation,
+    check_installation,
+    choose,
+    parse_device,
+    precision_obstacle,
+    refused,
+)
+from runtime.request import Request
 
 TENSORRT = "TensorrtExecutionProvider"
 GPU_BOX = Installation(("onnxruntime-gpu",), (TENSORRT, CUDA, CPU), driver=True)
@@ -210,6 +221,93 @@ def test_a_provider_that_does_not_start_is_an_error_that_quotes_the_missing_libr
         start(graph, providers=providers)
 
     assert capfd.readouterr() == ("", "")
+
+
+class OnGpu:
+    """What onnxruntime gives where CUDA starts."""
+
+    def get_providers(self) -> list[str]:
+        return [CUDA, CPU]
+
+    def get_provider_options(self) -> dict[str, Any]:
+        return {CUDA: {"device_id": "0"}}
+
+    def disable_fallback(self) -> None:
+        pass
+
+
+@pytest.fixture
+def gpu_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA starts, whatever the machine; sessions for the CPU are real."""
+    create = onnx_backend._create
+
+    def on_gpu(graph: Path, request: Request, providers: list[tuple[str, dict[str, Any]]]) -> Any:
+        return (OnGpu(), "", None) if providers[0][0] == CUDA else create(graph, request, providers)
+
+    monkeypatch.setattr(onnx_backend, "_create", on_gpu)
+    monkeypatch.setattr(onnx_backend, "look_at_installation", lambda: GPU_BOX)
+    monkeypatch.setattr(onnx_backend, "cudnn_obstacle", lambda: None)
+    monkeypatch.setattr(onnx_backend, "gpu_capability", lambda index: (9, index))
+
+
+CUDNN = "libcudnn.so.9: cannot open shared object file: No such file or directory"
+
+
+@pytest.mark.usefixtures("gpu_box")
+def test_a_missing_cudnn_is_seen_when_loading_not_at_the_first_convolution(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start(graph).device == "cuda:0"
+    monkeypatch.setattr(onnx_backend, "cudnn_obstacle", lambda: CUDNN)
+
+    session = start(graph)
+    with pytest.raises(DeviceError, match=f"could not start {CUDA} and fell back to {CPU}. Cause: {CUDNN}. Install"):
+        start(graph, device="cuda")
+    with pytest.raises(DeviceError, match=f"cuda_graphs=True: .* Cause: {CUDNN}"):
+        start(graph, backend="onnx", cuda_graphs=True, batch_sizes=(1,))
+
+    assert session.device == "cpu"
+    assert f"fell back to {CPU}. Cause: {CUDNN}" in session.reason
+    assert session.run(np.ones((2, 3, 8, 8), np.float32))[0].shape == (2, 3, 8, 8)
+
+
+@pytest.mark.usefixtures("gpu_box")
+def test_bf16_on_a_gpu_without_it_is_refused_when_loading(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start(graph, precision="bf16", device="cuda:1").device == "cuda:0"
+    monkeypatch.setattr(onnx_backend, "gpu_capability", lambda index: (7, 4 + index))
+
+    with pytest.raises(DeviceError, match=r"precision='bf16': this GPU has compute capability 7\.5, and .*'fp16'"):
+        start(graph, precision="bf16", device="cuda:1")
+
+    assert start(graph, precision="fp16").device == "cuda:0"
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability", "runs"),
+    [
+        ("bf16", (7, 5), False),
+        ("bf16", (8, 0), True),
+        ("bf16", (12, 0), True),
+        ("bf16", None, True),
+        ("fp16", (7, 5), True),
+        ("fp32", (5, 0), True),
+    ],
+)
+def test_bfloat16_takes_an_ampere(precision: str, capability: tuple[int, int] | None, runs: bool) -> None:
+    assert (precision_obstacle(precision, capability) is None) is runs
+
+
+@pytest.mark.usefixtures("gpu_box")
+@pytest.mark.parametrize(("dtype", "image"), [("float32", (3, 32, 32)), ("uint8", (32, 32, 3))])
+def test_every_batch_size_is_captured_when_loading(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, image: tuple[int, ...]
+) -> None:
+    runs: list[tuple[str, tuple[int, ...]]] = []
+    monkeypatch.setattr(OnnxSession, "run", lambda self, images: runs.append((str(images.dtype), images.shape)))
+
+    load(graph, request_for("test/tiny_vit", backend="onnx", cuda_graphs=True, batch_sizes=(1, 8), input=dtype))
+
+    assert runs == [(dtype, (1, *image)), (dtype, (8, *image))]
 
 
 def test_catching_onnxruntimes_words_leaves_the_process_its_standard_error(capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,18 +10,33 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runtime.artifacts import sha256_of
 from runtime.backends.onnx_session import OnnxSession, first_line
 from runtime.errors import ArtifactCorruptError, DeviceError
 from runtime.machine import (
     cpu_count,
+    cudnn_obstacle,
     engine_machine,
+    gpu_capability,
     installed,
     nvidia_driver,
     onnxruntime_distributions,
     user_cache,
 )
-from runtime.providers import CPU, CUDA, ON_GPU, Choice, Installation, check_installation, choose, parse_device, refused
+from runtime.providers import (
+    CPU,
+    CUDA,
+    ON_GPU,
+    Choice,
+    Installation,
+    check_installation,
+    choose,
+    parse_device,
+    precision_obstacle,
+    refused,
+)
 from runtime.request import Request
 from runtime.tensorrt import TENSORRT, engine_key, engine_options, takes_profiles
 
@@ -35,12 +50,11 @@ def load(graph: Path, request: Request) -> OnnxSession:
         ArtifactCorruptError: onnxruntime cannot read the graph or its weight data.
     """
     choice = choose(request.device, request.providers, look_at_installation())
-    if request.gpu_mem_limit is not None and CUDA not in choice.providers:
-        raise DeviceError(
-            f"gpu_mem_limit={request.gpu_mem_limit} needs {CUDA}, but {choice.reason}. Load it without gpu_mem_limit."
-        )
-    asked = _with_options(graph, request, choice)
-    session, messages, failure = _create(graph, request, asked)
+    _check_options(request, choice)
+    session, messages, failure = _create(graph, request, _with_options(graph, request, choice))
+    if failure is None and session.get_providers()[0] == CUDA and (missing := cudnn_obstacle()):
+        # onnxruntime loads cuDNN for the first convolution only: every call would fail, and no load.
+        failure, messages = OSError(missing), missing
     if failure is not None and choice.providers != (CPU,):
         # The device or the file? The CPU provider tells; it serves, too, where nobody asked for a device.
         session, _, failure = _create(graph, request, [(CPU, {})])
@@ -57,7 +71,7 @@ def load(graph: Path, request: Request) -> OnnxSession:
     index = session.get_provider_options().get(got[0], {}).get("device_id", "0")
     device = f"cuda:{index}" if got[0] in ON_GPU else "cpu"
     session.disable_fallback()  # a run that fails on the GPU is an error, not one more run on the CPU
-    return OnnxSession(
+    served = OnnxSession(
         session,
         device,
         reason,
@@ -65,6 +79,27 @@ def load(graph: Path, request: Request) -> OnnxSession:
         reuse_outputs=request.reuse_outputs,
         cuda_graphs=request.cuda_graphs,
     )
+    if request.cuda_graphs:
+        _capture(served, request)
+    return served
+
+
+def _check_options(request: Request, choice: Choice) -> None:
+    if CUDA in choice.providers:
+        index = parse_device(request.device)[1]
+        if problem := precision_obstacle(request.precision, gpu_capability(index)):
+            raise DeviceError(problem)
+    elif request.gpu_mem_limit is not None:
+        raise DeviceError(
+            f"gpu_mem_limit={request.gpu_mem_limit} needs {CUDA}, but {choice.reason}. Load it without gpu_mem_limit."
+        )
+
+
+def _capture(session: OnnxSession, request: Request) -> None:
+    """Capture every batch size now: a call of another thread to the GPU while it happens can break a capture."""
+    if image := _image_shape(request):
+        for count in request.batch_sizes or ():
+            session.run(np.zeros((count, *image), request.input))
 
 
 def images_at_once(device: str, threads: int, batch_sizes: Sequence[int] | None) -> int | None:
@@ -140,7 +175,8 @@ def _with_options(graph: Path, request: Request, choice: Choice) -> list[tuple[s
 
 
 def _cuda_options(request: Request) -> dict[str, Any]:
-    # onnxruntime multiplies in TF32 by default, torch does not: parity comes first, provider_options may say otherwise.
+    # onnxruntime multiplies in TF32 by default, torch only convolves in it: parity comes first, provider_options may
+    # say otherwise.
     options = {"device_id": parse_device(request.device)[1], "use_tf32": 0}
     if request.gpu_mem_limit is not None:
         options["gpu_mem_limit"] = request.gpu_mem_limit
@@ -153,11 +189,18 @@ def _tensorrt_options(graph: Path, request: Request) -> dict[str, Any]:
     index = parse_device(request.device)[1]
     folder = user_cache() / "tensorrt" / engine_key(sha256_of(graph), engine_machine(index))
     folder.mkdir(parents=True, exist_ok=True)
-    size, channels = request.size, request.spec.preprocessing.channels
-    if isinstance(size, str):  # of any size: engines follow the images that come
+    image = _image_shape(request)
+    if image is None:  # engines follow the images that come
         return engine_options(folder, index, "images", (), None)
-    image = (channels, *size) if request.input == "float32" else (*size, channels)
     return engine_options(folder, index, "images", image, request.batch_sizes if takes_profiles(graph) else None)
+
+
+def _image_shape(request: Request) -> tuple[int, ...] | None:
+    """Return the shape of one image as the graph takes it; `None` when images may have any size."""
+    size, channels = request.size, request.spec.preprocessing.channels
+    if isinstance(size, str):
+        return None
+    return (channels, *size) if request.input == "float32" else (*size, channels)
 
 
 # File descriptors belong to the process: two threads catching at once would put each other's back.

@@ -4,7 +4,7 @@ A captured graph reads and writes the addresses it was captured with. So each ba
 never moves: images are copied in, outputs copied out.
 """
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ class Slot:
 class CapturedGraphs:
     """Runs a session by captured graphs, one for each shape of batch; the first run of a shape captures.
 
-    One run at a time: memory is shared by all threads.
+    All on one thread: onnxruntime captures for each thread anew, and keeps what it captured for threads that are over.
+    So one run at a time, in memory that all callers share.
     """
 
     def __init__(self, session: Any, device: str, *, reuse_outputs: bool) -> None:
@@ -39,35 +40,44 @@ class CapturedGraphs:
         self._index = int(index or 0)
         self._reuse = reuse_outputs
         self._slots: dict[tuple[int, ...], Slot] = {}
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda-graphs")
 
     def run(self, images: Any) -> list[Any]:
         """Return the outputs for numpy images as numpy arrays, for tensors of the session's device as tensors."""
-        with self._lock:
-            shape = tuple(images.shape)
-            if shape not in self._slots:
-                self._slots[shape] = self._open(shape)
-            slot = self._slots[shape]
-            if isinstance(images, np.ndarray):
-                slot.images.update_inplace(images)
-                self._session.run_with_iobinding(slot.binding, slot.options)
-                return [np.array(output.numpy()) for output in slot.outputs]
-            return self._run_tensors(slot, images)
+        if isinstance(images, np.ndarray):
+            return self._thread.submit(self._run_arrays, images).result()
+        from runtime.backends.torch_streams import stream_of_caller
 
-    def _run_tensors(self, slot: Slot, images: Any) -> list[Any]:
+        return self._thread.submit(self._run_tensors, images, stream_of_caller(images.device)).result()
+
+    def _run_arrays(self, images: np.ndarray[Any, Any]) -> list[Any]:
+        slot = self._slot(images.shape)
+        slot.images.update_inplace(images)
+        self._session.run_with_iobinding(slot.binding, slot.options)
+        return [np.array(output.numpy()) for output in slot.outputs]
+
+    def _run_tensors(self, images: Any, stream: Any) -> list[Any]:
         from torch.utils.dlpack import from_dlpack
 
-        from runtime.backends.onnx_tensors import plain, wait_for_caller
+        from runtime.backends.onnx_tensors import plain
+        from runtime.backends.torch_streams import on_stream, wait_for_caller
 
-        from_dlpack(slot.images).copy_(plain(images))
-        wait_for_caller(images.device)
-        self._session.run_with_iobinding(slot.binding, slot.options)
-        outputs = [from_dlpack(output) for output in slot.outputs]
-        if self._reuse:
-            return outputs
-        copies = [output.clone() for output in outputs]
-        wait_for_caller(images.device)  # another thread's run may follow at once
+        slot = self._slot(tuple(images.shape))
+        with on_stream(stream):  # copies are the caller's: made after what it has queued, freed after what it will
+            from_dlpack(slot.images).copy_(plain(images))
+            wait_for_caller(images.device)
+            self._session.run_with_iobinding(slot.binding, slot.options)
+            outputs = [from_dlpack(output) for output in slot.outputs]
+            if self._reuse:
+                return outputs
+            copies = [output.clone() for output in outputs]
+            wait_for_caller(images.device)  # another caller's run may follow at once
         return copies
+
+    def _slot(self, shape: tuple[int, ...]) -> Slot:
+        if shape not in self._slots:
+            self._slots[shape] = self._open(shape)
+        return self._slots[shape]
 
     def _open(self, shape: tuple[int, ...]) -> Slot:
         source = self._session.get_inputs()[0]

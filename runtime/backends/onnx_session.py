@@ -48,8 +48,8 @@ class OnnxSession:
         """
         try:
             return self._run(images)
-        except Exception as error:  # its exceptions have no class in common
-            if not type(error).__module__.startswith("onnxruntime"):
+        except Exception as error:  # its exceptions have no class in common; binding memory raises RuntimeError itself
+            if type(error) is not RuntimeError and not type(error).__module__.startswith("onnxruntime"):
                 raise
             raise DeviceError(run_failed(len(images), self.device, run_cause(error))) from error
 

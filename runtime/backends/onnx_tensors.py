@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import torch
 from onnxruntime import OrtValue
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from runtime.backends.onnx_memory import OutputMemory, names_of
+from runtime.backends.torch_streams import on_device, wait_for_caller
 
 
 def run_tensors(session: Any, images: Tensor, memory: OutputMemory) -> list[Tensor]:
@@ -16,7 +16,11 @@ def run_tensors(session: Any, images: Tensor, memory: OutputMemory) -> list[Tens
     onnxruntime works on a stream of its own. What the caller's stream has queued is awaited before, so that no input is
     read and no memory overwritten too early; onnxruntime returns when its own work is done.
     """
-    images = plain(images)
+    with on_device(images.device):
+        return _run(session, plain(images), memory)
+
+
+def _run(session: Any, images: Tensor, memory: OutputMemory) -> list[Tensor]:
     device = images.device
     name, names = names_of(session)
     binding = session.io_binding()
@@ -40,9 +44,3 @@ def run_tensors(session: Any, images: Tensor, memory: OutputMemory) -> list[Tens
 def plain(images: Tensor) -> Tensor:
     """Return a tensor as onnxruntime takes it: no gradient, no subclass, rows one after the other."""
     return images.detach().as_subclass(Tensor).contiguous()
-
-
-def wait_for_caller(device: torch.device) -> None:
-    """Wait until everything is done that the caller's current stream has queued."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()

@@ -2,7 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ class OpenvinoSession:
     """A graph compiled by OpenVINO for all threads together or, from the first batch on, for each thread apart.
 
     Its prepared weights are in memory once as long as only single images or only batches come: the first batch replaces
-    what was compiled when loading. Given both in turn it keeps both. `run` may be called from several threads at once.
+    what was compiled when loading, and a single image between batches is run as they are. Given several single images
+    in a row after batches it keeps both. `run` may be called from several threads at once.
 
     Args:
         compiled: Compiles the graph for so many inferences side by side.
@@ -42,64 +44,81 @@ class OpenvinoSession:
         self._compile = compiled
         self.reason = reason
         self._spread = spread
-        self._together: Any = compiled(1)
-        self._threads = self._together.get_property("INFERENCE_NUM_THREADS")  # no more than there are CPUs
-        self._outputs = len(self._together.outputs)
-        self._apart: Any = None
-        self._compiling = threading.Lock()
-        # A request or queue belongs to one call at a time: as many as were ever needed at once are kept.
-        self._requests: deque[Any] = deque()
-        self._queues: deque[Any] = deque()
+        first = compiled(1)
+        self._threads = first.get_property("INFERENCE_NUM_THREADS")  # no more than there are CPUs
+        self._outputs = len(first.outputs)
+        self._together: _Compiled | None = _Compiled(first, first.create_infer_request)
+        self._apart: _Compiled | None = None
+        self._choosing = threading.Lock()
+        self._small_in_a_row = 0
 
     def run(self, images: Any) -> list[Any]:
         """Return the outputs for a batch, as numpy arrays of their own."""
         rows = _Rows(len(images), self._outputs)
         each = images_each(len(images), self._threads) if self._spread else None
-        if each is None:
-            self._run_together(images, rows)
-        else:
-            self._run_apart(images, rows, each)
+        chosen, apart = self._chosen(small=each is None)
+        with chosen.idle() as taken:
+            if apart:
+                self._run_apart(taken, images, rows, each or -(-len(images) // self._threads))
+            else:
+                self._run_together(taken, images, rows)
         return rows.arrays
 
-    def _run_together(self, images: Any, rows: "_Rows") -> None:
-        request = _taken(self._requests, self._new_request)
+    def _run_together(self, request: Any, images: Any, rows: "_Rows") -> None:
         at_once = 2 * self._threads if self._spread else len(images)
         for row in range(0, len(images), at_once):
             request.infer({0: images[row : row + at_once]}, share_inputs=True, share_outputs=True)
             rows.keep(request, row)
-        self._requests.append(request)
 
-    def _run_apart(self, images: Any, rows: "_Rows", each: int) -> None:
-        queue = _taken(self._queues, self._new_queue)
+    def _run_apart(self, queue: Any, images: Any, rows: "_Rows", each: int) -> None:
         queue.set_callback(rows.keep)
         for row in range(0, len(images), each):
             queue.start_async({0: images[row : row + each]}, userdata=row, share_inputs=True)
         queue.wait_all()
         queue.set_callback(_drop)  # the outputs are the caller's alone from here on
-        self._queues.append(queue)
 
-    def _new_request(self) -> Any:
-        with self._compiling:
+    def _chosen(self, *, small: bool) -> tuple["_Compiled", bool]:
+        """Return what serves a batch, and whether its threads run apart there.
+
+        A small batch after large ones is most often the rest of a data set, not worth seconds of compiling and the
+        prepared weights of a giant twice. A second one in a row is.
+        """
+        with self._choosing:
+            self._small_in_a_row = self._small_in_a_row + 1 if small else 0
+            if not small or (self._together is None and self._small_in_a_row == 1):
+                self._apart = self._apart or self._compiled_apart()
+                return self._apart, True
             if self._together is None:
-                self._together = self._compile(1)
-            return self._together.create_infer_request()
+                compiled = self._compile(1)
+                self._together = _Compiled(compiled, compiled.create_infer_request)
+            return self._together, False
 
-    def _new_queue(self) -> Any:
+    def _compiled_apart(self) -> "_Compiled":
         from openvino import AsyncInferQueue
 
-        with self._compiling:
-            if self._apart is None:
-                self._together = None  # before, not after: a giant would stand in memory twice
-                self._requests.clear()
-                self._apart = self._compile(self._threads)
-            return AsyncInferQueue(self._apart, self._threads)
+        self._together = None  # before, not after: a giant would stand in memory twice
+        threads = self._threads  # a queue that knew this session would keep it alive
+        compiled = self._compile(threads)
+        return _Compiled(compiled, lambda: AsyncInferQueue(compiled, threads))
 
 
-def _taken(idle: deque[Any], make: Callable[[], Any]) -> Any:
-    try:
-        return idle.pop()
-    except IndexError:
-        return make()
+class _Compiled:
+    """A compiled graph with its requests or queues: each belongs to one call at a time, idle ones are kept."""
+
+    def __init__(self, graph: Any, new: Callable[[], Any]) -> None:
+        self.graph = graph
+        self._new = new
+        self._idle: deque[Any] = deque()
+
+    @contextmanager
+    def idle(self) -> Iterator[Any]:
+        """Give one that no other call uses; not kept after an error, when an inference may be under way."""
+        try:
+            taken = self._idle.pop()
+        except IndexError:
+            taken = self._new()
+        yield taken
+        self._idle.append(taken)
 
 
 def _drop(request: Any, row: int) -> None:

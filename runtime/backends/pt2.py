@@ -12,6 +12,7 @@ from torch import Tensor
 from runtime.backends import stored_weights
 from runtime.backends.eager import images_of, normalise, torch_device
 from runtime.backends.pt2_package import NEEDS, Machine, obstacle
+from runtime.backends.torch_streams import on_device
 from runtime.backends.weight_table import TABLE
 from runtime.errors import ArtifactCorruptError, DeviceError
 from runtime.facts import Preprocessing
@@ -73,7 +74,7 @@ def _open(graph: Path, device: str, weights: dict[str, Tensor]) -> Any:
     missing = sorted(set(loader.get_constant_fqns()) - set(weights))
     if missing:
         raise ValueError(f"its table lacks the weights {', '.join(missing[:3])}")
-    loader.load_constants(weights, False, True, True, False)
+    loader.load_constants(weights, False, True, True)
     return loader
 
 
@@ -98,7 +99,7 @@ class Pt2Session:
 
     def run(self, images: Tensor) -> list[Tensor]:
         """Return the outputs for a batch, float32 tensors on this session's device."""
-        with torch.no_grad():
+        with torch.no_grad(), on_device(torch.device(self.device)):  # compiled code works on the current GPU's stream
             placed = images.to(self.device)
             ready = placed if self._facts is None else normalise(placed, self._facts)
             # Compiled code reads its input as contiguous, whatever it is.
