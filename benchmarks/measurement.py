@@ -21,8 +21,9 @@ from benchmarks.turns import in_turns
 SHARE_OF_MEMORY = 0.6
 # A runtime's second call of a shape is often its last slow one; where a call takes this long, one call is enough.
 LONG_SECONDS = 2.0
-# Of a process that multiplies matrices: torch and little else.
-PRODUCT_MB = 700.0
+# Of a process whose memory was not measured, by a cold start: torch, and the weights as they are read and as prepared.
+PROCESS_MB = 700.0
+WEIGHT_BYTES = 8
 # What the rounds of a batch size take at least, over one round: a warm-up and the fewest rounds.
 LEAST_ROUNDS = 4
 # A batch size that costs no more is measured even when the time is over.
@@ -50,7 +51,7 @@ def measure(subject: Subject, device: str, candidates: Sequence[Candidate], plan
     """Return what the report says of one backbone on one device."""
     section = _Section(subject, plan)
     ready = [candidate.contender for candidate in candidates if section.enter(candidate)]
-    together = groups(ready, {row["label"]: row["cold"][0]["peak_mb"] for row in section.rows if row.get("cold")})
+    together = groups(ready, megabytes(section.rows, subject.work["parameters"]))
     for left, group in zip(range(len(together), 0, -1), together, strict=True):
         now = time.monotonic()
         section.run(group, now + (plan.deadline - now) / left)
@@ -65,12 +66,18 @@ def measure(subject: Subject, device: str, candidates: Sequence[Candidate], plan
     }
 
 
-def groups(ready: Sequence[Contender], megabytes: dict[str, float], most: float | None = None) -> list[list[Contender]]:
+def megabytes(rows: Sequence[dict[str, Any]], parameters: int) -> dict[str, float]:
+    """Return what each contender takes in a process of its own: as its cold start did, else by its weights."""
+    likely = PROCESS_MB + WEIGHT_BYTES * parameters / 1e6
+    return {row["label"]: row["cold"][0]["peak_mb"] if row.get("cold") else likely for row in rows}
+
+
+def groups(ready: Sequence[Contender], taken: dict[str, float], most: float | None = None) -> list[list[Contender]]:
     """Return the contenders in groups that fit into memory together, the yardstick of speed in each.
 
     Args:
         ready: The contenders; eager fp32 among them.
-        megabytes: What each took in a process of its own, where that is known.
+        taken: What each takes in a process of its own, in megabytes.
         most: What a group may take; by default a share of what is free.
     """
     limit = SHARE_OF_MEMORY * available_mb() if most is None else most
@@ -81,8 +88,7 @@ def groups(ready: Sequence[Contender], megabytes: dict[str, float], most: float 
     for one in ready:
         if one is eager:
             continue
-        taken = sum(megabytes.get(c.label, PRODUCT_MB) for c in (*made[-1], one))
-        if len(made[-1]) > 1 and taken > limit:
+        if len(made[-1]) > 1 and sum(taken[c.label] for c in (*made[-1], one)) > limit:
             made.append([eager])
         made[-1].append(one)
     return made

@@ -6,6 +6,7 @@ All are given the same images on their device and give float32 back. Only numpy 
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -219,13 +220,10 @@ def _dtype(precision: str) -> Any:
 def _on_torch(call: Callable[[Any], Any], device: str, about: dict[str, Any] | None = None) -> Served:
     import torch
 
-    if device != "cpu":
-        # By default torch convolves float32 in TF32 there: contenders of one name would not compute the same.
-        cudnn: Any = torch.backends.cudnn
-        cudnn.conv.fp32_precision = "ieee"
+    from exporters.full_precision import torch_in_full_precision
 
     def without_gradients(images: Any) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if device == "cpu" else torch_in_full_precision():
             return call(images)
 
     return Served(

@@ -1,12 +1,11 @@
 """Serving an artifact exactly as a user would, and measuring it against the eager backbone."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from exporters import memory
+from exporters.full_precision import torch_in_full_precision
 from exporters.gate import LIMITS, Measured, gate, gate_float64, require_finite
 from exporters.inputs import of_pictures
 from exporters.parity import compare, relative_rms
@@ -130,25 +129,12 @@ def _serve(trial: Trial, artifact: Artifact, backend: str) -> tuple[list[list[An
         from exporters.half.emulation import read_staged, run_emulated
 
         return run_emulated(read_staged(trial.graph(artifact)), batches), "emulated on the CPU, every value rounded"
-    with _torch_in_full_precision(), load_for_trial(trial, artifact, backend) as backbone:
+    with torch_in_full_precision(), load_for_trial(trial, artifact, backend) as backbone:
         outputs = [_run(backbone, batch) for batch in batches]
         served_by = " ".join([backbone.backend, *backbone.providers[:1]])
     del backbone
     memory.give_back()
     return [output if isinstance(output, list) else [output] for output in outputs], served_by
-
-
-@contextlib.contextmanager
-def _torch_in_full_precision() -> Iterator[None]:
-    """By default torch convolves float32 in TF32 on GPUs, with the digits of float16: no artifact would pass."""
-    from torch.backends import cudnn
-
-    convolutions: Any = cudnn.conv  # type: ignore[attr-defined]  # made when torch is imported
-    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before
 
 
 def _run(backbone: Backbone, batch: Any) -> Any:

@@ -14,7 +14,7 @@ from benchmarks import cold_start, peers, render, run, ways
 from benchmarks.contender import Contender, ContenderError, Runner, runners
 from benchmarks.fidelity import fidelity
 from benchmarks.lineup import CAPTURED, CPU, CUDA, EAGER, LINEUPS, Entry, contender, labels
-from benchmarks.measurement import groups
+from benchmarks.measurement import groups, megabytes
 from benchmarks.needs import flags
 from benchmarks.pictures import batch, seconds_per_tile
 from benchmarks.turns import in_turns
@@ -175,9 +175,15 @@ def test_work_is_counted_once_and_products_are_the_linear_layers() -> None:
 
 def test_contenders_that_do_not_fit_into_memory_together_are_grouped_with_eager_in_each() -> None:
     made = [Contender(label, NAME, {}) for label in (EAGER, "a", "b", "c")]
-    megabytes = {EAGER: 100.0, "a": 100.0, "b": 100.0, "c": 500.0}
-    assert [[c.label for c in g] for g in groups(made, megabytes, 300)] == [[EAGER, "a", "b"], [EAGER, "c"]]
-    assert groups(made[1:], megabytes, 300) == []
+    taken = {EAGER: 100.0, "a": 100.0, "b": 100.0, "c": 500.0}
+    assert [[c.label for c in g] for g in groups(made, taken, 300)] == [[EAGER, "a", "b"], [EAGER, "c"]]
+    assert groups(made[1:], taken, 300) == []
+
+
+def test_a_contender_without_a_cold_start_takes_memory_for_its_weights() -> None:
+    rows = [{"label": "cold", "cold": [{"peak_mb": 123.0}]}, {"label": "warm"}, {"label": "products", "cold": []}]
+
+    assert megabytes(rows, 300_000_000) == {"cold": 123.0, "warm": 3100.0, "products": 3100.0}
 
 
 def test_fidelity_is_of_the_worst_image_and_knows_nan() -> None:
@@ -261,3 +267,11 @@ def test_a_peers_graph_bound_to_memory_gives_what_it_gives_unbound(tmp_path: Pat
 
     for got, expected in zip(outputs, session.run(None, {session.get_inputs()[0].name: images}), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_on_gpus_torch_convolves_in_full_precision_as_onnx_graphs_do() -> None:
+
+    seen = [ways._on_torch(lambda _: torch.backends.cudnn.allow_tf32, device).call(None) for device in ("cpu", "cuda")]
+
+    assert seen == [True, False]
+    assert torch.backends.cudnn.allow_tf32, "torch's default"

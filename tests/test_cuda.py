@@ -11,6 +11,7 @@ import torch
 from conftest import request_for
 
 from exporters import pipeline
+from exporters.full_precision import torch_in_full_precision
 from exporters.plan import Job
 from runtime import load_model
 from runtime.backbone import Backbone
@@ -27,10 +28,8 @@ LIMIT = 1e-4  # relative root mean square
 
 @pytest.fixture(autouse=True)
 def torch_multiplies_in_full_precision() -> Iterator[None]:
-    convolutions = torch.backends.cudnn.conv  # products are in full precision by default
-    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
-    yield
-    convolutions.fp32_precision = before
+    with torch_in_full_precision():  # products are, by default
+        yield
 
 
 @pytest.fixture(params=["eager", "onnx", "torchscript"])

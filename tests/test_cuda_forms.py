@@ -13,6 +13,7 @@ import torch
 from conftest import request_for
 
 from exporters import pipeline
+from exporters.full_precision import torch_in_full_precision
 from exporters.gate import LIMITS, gate
 from exporters.parity import compare
 from exporters.plan import Job
@@ -34,10 +35,8 @@ FORMS = (
 
 @pytest.fixture(autouse=True, scope="module")
 def torch_multiplies_in_full_precision() -> Iterator[None]:
-    convolutions = torch.backends.cudnn.conv  # products are in full precision by default
-    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
-    yield
-    convolutions.fp32_precision = before
+    with torch_in_full_precision():  # products are, by default
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from builds import TINY
 from conftest import request_for
 from environments import BLOCK, ROOT, Environment, work_folder
 from stores import NAME, graph_of, list_as_it_is, published, republish, weights_of
 from terminal import run
 
-from exporters import variants, verify
+from exporters import trial, variants, verify
 from exporters.plan import Job, Outcome
 from exporters.published import verify as verify_here
 from exporters.trial import obstacle
@@ -52,6 +53,17 @@ def test_what_was_built_here_passes_again_and_is_left_as_it_is(store: Store) -> 
         assert 0 <= line["relative_rms"] < 1e-5
         assert line["min_cosine"] > 0.999999
     assert contents(store) == before
+
+
+def test_torch_convolves_in_full_precision_while_it_is_verified(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    convolutions = torch.backends.cudnn
+    seen, run_it = [], trial._run
+    monkeypatch.setattr(trial, "_run", lambda *given: (seen.append(convolutions.allow_tf32), run_it(*given))[1])
+
+    assert [outcome.status for outcome in again(store, Form("torchscript"))] == ["verified"]
+
+    assert set(seen) == {False}
+    assert convolutions.allow_tf32 is True, "torch's default"
 
 
 def test_wrong_numbers_fail_though_every_hash_is_right(store: Store) -> None:
