@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from exporters.placement import place
@@ -25,6 +26,8 @@ from runtime.backends.pt2_package import X86 as X86_LEVELS
 from runtime.backends.weight_table import TABLE
 from runtime.errors import BuildError, ExportError
 
+# The first torch that can be told which CPUs to compile for, and to leave out the paths of this machine.
+OLDEST = Version("2.13")
 # What the compiler may use of an x86 CPU, whatever the one at hand has: packages run on all that have AVX2. torch's own
 # kernels, where nearly all time goes, choose their instructions at run time.
 X86: dict[str, Any] = {"cpp.simdlen": 256, "cpp.march": "x86-64-v3"}
@@ -69,8 +72,13 @@ def export(
 
     Raises:
         ExportError: torch could not export the module.
-        BuildError: CUDA cannot be used here.
+        BuildError: CUDA cannot be used here, or torch is too old.
     """
+    if Version(torch.__version__) < OLDEST:
+        raise BuildError(
+            f"pt2 packages are compiled for other CPUs than the one at hand, which takes torch {OLDEST} or newer; this "
+            f"is torch {torch.__version__}. Run: pip install -U torch. Other formats and serving need no newer one."
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise BuildError("pt2 for cuda is compiled on the GPU, and torch sees none here. Build it where there is one.")
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}

@@ -235,3 +235,10 @@ def test_serving_needs_no_compiler(root: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_package_for_a_gpu_is_built_where_there_is_one() -> None:
     with pytest.raises(BuildError, match="pt2 for cuda is compiled on the GPU, and torch sees none here"):
         to_pt2.export(nn.Identity(), small.images(2), device="cuda", precision="fp32", patch_size=None)
+
+
+def test_a_torch_that_compiles_for_the_cpu_at_hand_only_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.12.1+cu130")
+
+    with pytest.raises(BuildError, match=r"takes torch 2\.13 or newer; this is torch 2\.12\.1\+cu130\. Run: pip inst"):
+        to_pt2.export(torch.nn.Identity(), torch.zeros(2, 3, 8, 8), device="cpu", precision="fp32", patch_size=None)
