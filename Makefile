@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all lint types unit docs format figures lock clean
+.PHONY: help setup demo test test-all lint types unit oldest docs format figures lock clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -36,6 +36,15 @@ types: $(READY)   ## mypy, strict
 unit: $(READY)    ## pytest, but for what takes minutes
 	$(BIN)/python -m pytest -m "not heavy"
 
+# What the oldest versions can break: export, passes, precisions, backends.
+OLDEST := pipeline passes rewritten_graphs marked_attention half int8 openvino binding timm_family transformers_backbones radiology
+
+oldest: $(READY)  ## the tests of building and serving, with the oldest versions that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-oldest
+	$(BIN)/uv pip install --quiet --python $(VENV)-oldest --resolution lowest-direct --editable '.[export,gpu,openvino,transformers,radiology,embed,wsi]'
+	$(BIN)/uv pip install --quiet --python $(VENV)-oldest matplotlib psutil pytest pytest-timeout scikit-image tifffile uv
+	$(VENV)-oldest/bin/python -m pytest -W default -m "not heavy" $(OLDEST:%=tests/test_%.py)
+
 docs: $(READY)    ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
@@ -53,5 +62,5 @@ lock: $(READY)    ## pin .ci/constraints.txt to what .venv holds
 	@touch $(READY)
 
 clean:            ## remove the environment and what was built
-	rm -rf $(VENV) $(VENV)-eva $(VENV)-eva.lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo
+	rm -rf $(VENV) $(VENV)-eva $(VENV)-eva.lock $(VENV)-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo
 	find artifacts -mindepth 1 ! -name README.md -delete

@@ -30,6 +30,8 @@ def _generator(seed: int, name: str) -> torch.Generator:
 
 def _draw_parameter(name: str, tensor: Tensor, generator: torch.Generator) -> None:
     leaf = name.rsplit(".", 1)[-1]
+    if not tensor.numel():  # a layer of no width, as some small variants of timm have
+        return
     if tensor.ndim >= 2 and leaf.startswith("weight"):
         bound = math.sqrt(3 / (tensor.numel() / tensor.shape[0]))  # keeps the variance of a linear map's input
         tensor.uniform_(-bound, bound, generator=generator)

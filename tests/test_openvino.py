@@ -140,6 +140,7 @@ from runtime.backends import openvino
 from runtime.request import make_request
 import tiny_backbones
 request = make_request(registry.find("test/tiny_vit"), None, {"backend": "openvino", "precision": "bf16"})
+print(openvino.new_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 try:
     openvino.load(Path(sys.argv[1]), request)
 except Exception as error:
@@ -150,7 +151,10 @@ except Exception as error:
     command = [sys.executable, "-c", code, str(graph(built))]
     ran = subprocess.run(command, env=os.environ | {"PYTHONPATH": path} | older, capture_output=True, check=True)
 
-    kind, message = json.loads(ran.stdout.splitlines()[-1])
+    told = ran.stdout.splitlines()
+    if b"BF16" in told[0]:
+        pytest.skip("this OpenVINO cannot be told to take the CPU for an older one")
+    kind, message = json.loads(told[-1])
 
     assert kind == "DeviceError"
     assert "precision='bf16': backend='openvino' cannot run it" in message

@@ -11,6 +11,10 @@ from torch.utils._pytree import tree_map
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+# What torch says of an operation that has no kernel for a type; the second is linear algebra's.
+_NO_KERNEL = ("not implemented for", "Low precision dtypes not supported")
+
+
 class _WeightsAs(TorchFunctionMode):
     """Every torch function gets the module's own float32 tensors in `dtype`, rounded when they are used.
 
@@ -35,7 +39,7 @@ class _WeightsAs(TorchFunctionMode):
         try:
             return func(*args, **kwargs)
         except RuntimeError as error:
-            if not isinstance(error, NotImplementedError) and "not implemented for" not in str(error):
+            if not isinstance(error, NotImplementedError) and not any(words in str(error) for words in _NO_KERNEL):
                 raise
         # torch has no kernel in 16 bits for this one on the CPU: what a GPU would give is the float32 result, rounded.
         args, kwargs = tree_map(self._widen, (args, kwargs))

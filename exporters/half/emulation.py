@@ -77,7 +77,7 @@ def _round_outputs(graph: ir.Graph, node: ir.Node, narrow: dict[ir.Value, ir.Dat
     if dtype is None:
         return
     for value in node.outputs:
-        if not value.name:  # an optional output that is not asked for
+        if not value.uses() and not value.is_graph_output():  # optional, and perhaps never computed
             continue
         value.type = ir.TensorType(ir.DataType.FLOAT)  # a new one: clones of a graph share theirs
         rounded = value if node.op_type in MOVES else _insert(graph, value, dtype, ir.DataType.FLOAT)
