@@ -202,10 +202,11 @@ class Reduced(nn.Module):
 @pytest.mark.parametrize("reduce", [torch.mean, torch.sum, torch.linalg.vector_norm, torch.var])
 @pytest.mark.parametrize("dims", [(2, 3), (-1, -2), (1,), (1, 2, 3)])
 @pytest.mark.parametrize("keepdim", [True, False])
+@pytest.mark.parametrize("size", [(56, 60), (1, 577)], ids=["56 x 60", "a prime number"])
 def test_reductions_of_many_values_are_as_good_as_eagers(
-    reduce: Callable[..., Tensor], dims: tuple[int, ...], keepdim: bool
+    reduce: Callable[..., Tensor], dims: tuple[int, ...], keepdim: bool, size: tuple[int, int]
 ) -> None:
-    module, images = Reduced(reduce, dims, keepdim), 1 + 0.1 * noise(3, 3, 56, 60)
+    module, images = Reduced(reduce, dims, keepdim), 1 + 0.1 * noise(3, 3, *size)
     draw_loud(module, 0)
 
     got, model = run(module, images)

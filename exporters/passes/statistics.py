@@ -139,8 +139,10 @@ class _Builder:
     def __init__(self, leading: int, count: int, trailing: Sequence[int] = ()) -> None:
         self.nodes: list[ir.Node] = []
         self.leading = (0,) * leading  # for Reshape, 0 is "as it is"
-        self.widths = _widths(count, LONG_OVER_ROWS if trailing else ROW)
-        self.trailing = trailing
+        most = LONG_OVER_ROWS if trailing else ROW
+        self.count, self.trailing = count, trailing
+        self.padding = -count % most if max(_widths(count, most), default=0) > most else 0
+        self.widths = _widths(count + self.padding, most)
 
     def __call__(self, op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
         made = ir.node(op_type, inputs, attributes)
@@ -153,11 +155,24 @@ class _Builder:
         return made.outputs[0]
 
     def reduce(self, op_type: str, value: ir.Value, kept: int) -> ir.Value:
-        """Return the reduction over all between the leading and the trailing sides, with `kept` sides of one there."""
+        """Return the reduction over all between the leading and the trailing sides, with `kept` sides of one there.
+
+        A number that has no such factors, as the 577 tokens of 24 x 24 patches and a class token, is filled up with
+        zeros; a mean is then a sum divided.
+        """
+        mean = op_type == "ReduceMean" and self.padding > 0
+        value = self._padded(value) if self.padding else value
         for width in self.widths:
             rows = self("Reshape", value, self._shape(*self.leading, -1, width, *self.trailing))
-            value = self(op_type, rows, self._shape(len(self.leading) + 1), keepdims=0)
+            value = self("ReduceSum" if mean else op_type, rows, self._shape(len(self.leading) + 1), keepdims=0)
+        if mean:
+            value = self("Div", value, self.constant(np.array(self.count, np.float32)))
         return self("Reshape", value, self._shape(*self.leading, *(1 for _ in range(kept)), *self.trailing))
+
+    def _padded(self, value: ir.Value) -> ir.Value:
+        one_side = self("Reshape", value, self._shape(*self.leading, self.count, *self.trailing))
+        before, after = [0] * (len(self.leading) + 1), [0] * len(self.trailing)
+        return self("Pad", one_side, self._shape(*before, *after, *before[1:], self.padding, *after))
 
     def _shape(self, *sides: int) -> ir.Value:
         return self.constant(np.array(sides, np.int64))
