@@ -252,12 +252,15 @@ def test_where_nothing_can_run_the_error_names_every_extra(bare: Environment) ->
         assert f"'backbone-runtime[{extra}]'" in message
 
 
-def test_two_onnxruntime_wheels_are_refused_with_the_commands_that_mend_it(light: Environment, tmp_path: Path) -> None:
-    second = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
+def test_two_onnxruntime_wheels_are_refused_with_the_commands_that_mend_it(light: Environment) -> None:
+    packages = light.tell("import json, sysconfig; print(json.dumps(sysconfig.get_path('purelib')))")
+    second = Path(packages) / "onnxruntime_gpu-1.31.1.dist-info"
     second.mkdir()
     (second / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
-
-    kind, message = light.failure("load_model('test/tiny_vit', backend='onnx')", PYTHONPATH=str(tmp_path))
+    try:
+        kind, message = light.failure("load_model('test/tiny_vit', backend='onnx')")
+    finally:
+        shutil.rmtree(second)
 
     assert kind == "DependencyError"
     assert "onnxruntime and onnxruntime-gpu are both installed" in message
