@@ -1,5 +1,6 @@
 """What torch's exporter cannot translate, or onnxruntime computes otherwise, is rewritten: tiny models of each kind."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,9 @@ class Reduced(nn.Module):
 @pytest.mark.parametrize("reduce", [torch.mean, torch.sum, torch.linalg.vector_norm, torch.var])
 @pytest.mark.parametrize("dims", [(2, 3), (-1, -2), (1,), (1, 2, 3)])
 @pytest.mark.parametrize("keepdim", [True, False])
-@pytest.mark.parametrize("size", [(56, 60), (1, 577)], ids=["56 x 60", "a prime number"])
+@pytest.mark.parametrize(
+    "size", [(56, 60), (1, 577), (37, 37), (1, 1370)], ids=["56 x 60", "a prime number", "37 x 37", "37 x 37 and one"]
+)
 def test_reductions_of_many_values_are_as_good_as_eagers(
     reduce: Callable[..., Tensor], dims: tuple[int, ...], keepdim: bool, size: tuple[int, int]
 ) -> None:
@@ -230,6 +233,16 @@ def test_the_mean_of_one_images_equal_tokens_is_as_good_as_eagers(side: int) -> 
     with torch.no_grad():
         own = relative_rms(exact, module(images[:1]).numpy())
     assert relative_rms(exact, got[0]) <= 2 * max(own, EPSILON)
+
+
+@pytest.mark.parametrize("most", [statistics.LONG_OVER_ROWS, statistics.ROW])
+def test_no_sum_is_of_more_values_than_the_most_and_little_is_filled_up(most: int) -> None:
+    for count in range(most + 1, 5000):
+        build = statistics._Builder(1, count, (8,) if most == statistics.LONG_OVER_ROWS else ())
+
+        assert max(build.widths) <= most
+        assert math.prod(build.widths) == count + build.padding
+        assert build.padding < most
 
 
 def width(node: ir.Node) -> int:

@@ -1,5 +1,6 @@
 """Passes over an exported ONNX graph: sums over large maps, ordered so that float32 keeps its digits."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ class _Builder:
         self.leading = (0,) * leading  # for Reshape, 0 is "as it is"
         most = LONG_OVER_ROWS if trailing else ROW
         self.count, self.trailing = count, trailing
-        self.padding = -count % most if max(_widths(count, most), default=0) > most else 0
+        self.padding = next(more for more in itertools.count() if _has_factors(count + more, most))
         self.widths = _widths(count + self.padding, most)
 
     def __call__(self, op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
@@ -158,7 +159,7 @@ class _Builder:
         """Return the reduction over all between the leading and the trailing sides, with `kept` sides of one there.
 
         A number that has no such factors, as the 577 tokens of 24 x 24 patches and a class token, is filled up with
-        zeros; a mean is then a sum divided.
+        zeros to the next one that has; a mean is then a sum divided.
         """
         mean = op_type == "ReduceMean" and self.padding > 0
         value = self._padded(value) if self.padding else value
@@ -178,15 +179,14 @@ class _Builder:
         return self.constant(np.array(sides, np.int64))
 
 
+def _has_factors(count: int, most: int) -> bool:
+    return math.prod(_widths(count, most)) == count
+
+
 def _widths(count: int, most: int) -> Sequence[int]:
-    """Return factors of `count`, each the largest that is at most `most`; where there is none, the smallest."""
+    """Return factors of `count`, each the largest that is at most `most`, as far as there are such factors."""
     widths = []
-    while count > 1:
-        width = next((w for w in range(min(most, count), 1, -1) if count % w == 0), _smallest_factor(count))
+    while width := next((w for w in range(min(most, count), 1, -1) if count % w == 0), 0):
         widths.append(width)
         count //= width
     return widths
-
-
-def _smallest_factor(count: int) -> int:
-    return next(factor for factor in range(2, count + 1) if count % factor == 0)
