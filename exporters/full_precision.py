@@ -3,21 +3,30 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
 def torch_in_full_precision() -> Iterator[None]:
     """Have torch convolve float32 as such: on GPUs it does so in TF32 by default, with the digits of float16.
 
-    The switch is the process's. It is the older of torch's two, for once the newer one was used reading the older one
-    is an error, and torch's own compiler reads it.
+    The switches are the process's. The older one is switched, too, for torch's own compiler reads it, which is an error
+    where it contradicts the newer ones; alone it would not do, for a plugin may have used those.
     """
-    from torch.backends import cudnn
+    import torch
 
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*new API settings to control TF32.*")
-        before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+        try:
+            older = cudnn.allow_tf32
+        except RuntimeError:  # it contradicted them already
+            older = True
+        cudnn.allow_tf32 = False
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
     try:
         yield
     finally:
-        cudnn.allow_tf32 = before
+        cudnn.allow_tf32 = older
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before

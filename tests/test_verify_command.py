@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,26 @@ def test_torch_convolves_in_full_precision_while_it_is_verified(store: Store, mo
 
     assert set(seen) == {False}
     assert convolutions.allow_tf32 is True, "torch's default"
+
+
+@pytest.mark.parametrize(
+    "switch", ["cudnn.allow_tf32", "cudnn.conv.fp32_precision", "cudnn.fp32_precision", "fp32_precision"]
+)
+@pytest.mark.parametrize("fast", [True, False])
+def test_whichever_of_torchs_switches_a_plugin_used_verification_is_in_full_precision(switch: str, fast: bool) -> None:
+    value = fast if switch == "cudnn.allow_tf32" else "tf32" if fast else "ieee"
+    code = f"""
+import torch
+from exporters.full_precision import torch_in_full_precision
+torch.backends.{switch} = {value!r}
+before = torch.backends.cudnn.conv.fp32_precision
+with torch_in_full_precision():
+    print(torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.allow_tf32)
+print(torch.backends.cudnn.conv.fp32_precision == before)"""
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert ran.stdout == "ieee False\nTrue\n", ran.stderr
 
 
 def test_wrong_numbers_fail_though_every_hash_is_right(store: Store) -> None:
