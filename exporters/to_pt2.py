@@ -74,7 +74,7 @@ def export(
         ExportError: torch could not export the module.
         BuildError: CUDA cannot be used here, or torch is too old.
     """
-    if Version(torch.__version__) < OLDEST:
+    if Version(torch.__version__).release < OLDEST.release:  # a vendor's build is a pre-release
         raise BuildError(
             f"pt2 packages are compiled for other CPUs than the one at hand, which takes torch {OLDEST} or newer; this "
             f"is torch {torch.__version__}. Run: pip install -U torch. Other formats and serving need no newer one."

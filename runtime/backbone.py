@@ -33,7 +33,7 @@ class Backbone:
 
     Attributes:
         name: Registry name.
-        backend: What really serves: `onnx`, `torchscript` or `eager`.
+        backend: What really serves: `onnx`, `openvino`, `pt2`, `torchscript` or `eager`.
     """
 
     def __init__(

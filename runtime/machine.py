@@ -120,6 +120,16 @@ def installed(package: str) -> bool:
         return False
 
 
+def older_than(distribution: str, oldest: str) -> str | None:
+    """Return the version of an installed wheel where it is older than `oldest`; `None` where it is not, or unknown."""
+    from packaging.version import InvalidVersion, Version
+
+    with contextlib.suppress(InvalidVersion):
+        if (wheel := _distribution(distribution)) and Version(wheel.version).release < Version(oldest).release:
+            return wheel.version
+    return None
+
+
 def onnxruntime_distributions() -> tuple[str, ...]:
     """Return the wheels that provide the onnxruntime which is imported, such as `("onnxruntime-gpu",)`.
 

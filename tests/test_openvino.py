@@ -173,6 +173,30 @@ def test_a_missing_openvino_is_named_with_what_to_install(built: Path, monkeypat
         openvino.load(graph(built), request_for(NAME, backend="openvino"))
 
 
+def test_an_openvino_that_is_too_old_is_refused_before_it_starts(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "OLDEST", "9999.1")
+    monkeypatch.setattr(openvino, "new_core", lambda: pytest.fail("started"))
+
+    with pytest.raises(DependencyError, match=r"openvino 9999\.1 or newer; this is [\d.]+\. Run: pip install -U "):
+        serve(built)
+    assert serve(built, backend="auto").backend == "onnx"
+
+
+def test_running_out_of_memory_while_a_batch_is_compiled_for_is_told(built: Path) -> None:
+    session = openvino.load(graph(built), request_for(NAME, backend="openvino", threads=2))
+    compile_ = session._compile
+
+    def failing(streams: int) -> Any:
+        raise RuntimeError("Exception from src/x.cpp:1:\nstd::bad_alloc\n")
+
+    session._compile = failing
+    with pytest.raises(DeviceError, match=r"once more, for 2 at a time: std::bad_alloc\. Load it with batch_sizes="):
+        session.run(images(4))
+
+    session._compile = compile_
+    np.testing.assert_allclose(session.run(images(4))[0], serve(built, threads=1)(images(4)), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("which", ["graph", "weights"])
 def test_what_cannot_be_read_is_corrupt(which: str, built: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(graph(built).parent, tmp_path / "copied") / graph(built).name

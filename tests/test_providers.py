@@ -272,6 +272,28 @@ def test_a_missing_cudnn_is_seen_when_loading_not_at_the_first_convolution(
 
 
 @pytest.mark.usefixtures("gpu_box")
+def test_whatever_keeps_cudnn_from_loading_is_told(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_backend, "cudnn_obstacle", lambda: "libcudnn.so.9: invalid ELF header")
+
+    with pytest.raises(DeviceError, match=r"Cause: .*libcudnn\.so\.9: invalid ELF header\. Install"):
+        start(graph, device="cuda")
+
+
+def test_an_onnxruntime_that_is_too_old_for_a_graph_is_no_damaged_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(b"unknown to it")
+    [wheel] = onnx_backend.onnxruntime_distributions()
+    monkeypatch.setattr(onnx_backend, "OLDEST", "9999.1")
+
+    with pytest.raises(
+        DependencyError, match=rf"{wheel} [\d.]+ cannot load .*9999.1 or newer. Run: pip install -U {wheel}"
+    ):
+        start(graph, device="cpu")
+
+
+@pytest.mark.usefixtures("gpu_box")
 def test_bf16_on_a_gpu_without_it_is_refused_when_loading(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert start(graph, precision="bf16", device="cuda:1").device == "cuda:0"
     monkeypatch.setattr(onnx_backend, "gpu_capability", lambda index: (7, 4 + index))

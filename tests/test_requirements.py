@@ -8,6 +8,7 @@ from conftest import request_for
 from environments import ROOT
 
 from runtime import eager, registry, requirements
+from runtime.backends import onnx, openvino
 from runtime.errors import DependencyError
 from runtime.load import load_model
 
@@ -39,6 +40,12 @@ def test_what_is_missing_is_named_with_the_extra_that_brings_it(
     monkeypatch.setattr(requirements, "installed", lambda package: package not in gone)
     hint = requirements.missing_for_eager(replace(built_in(), extra=extra))
     assert hint is None if said is None else hint is not None and hint.startswith(said)
+
+
+def test_versions_that_are_too_old_are_those_that_the_package_does_not_allow() -> None:
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for extra, oldest in (("gpu", onnx.OLDEST), ("cpu", onnx.OLDEST), ("openvino", openvino.OLDEST)):
+        assert about[extra][0].endswith(f">={oldest}")
 
 
 def test_a_users_own_function_does_not_need_timm(monkeypatch: pytest.MonkeyPatch) -> None:

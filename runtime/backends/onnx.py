@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.artifacts import sha256_of
 from runtime.backends.onnx_session import OnnxSession, first_line
-from runtime.errors import ArtifactCorruptError, DeviceError
+from runtime.errors import ArtifactCorruptError, DependencyError, DeviceError
 from runtime.machine import (
     cpu_count,
     cudnn_obstacle,
@@ -22,6 +22,7 @@ from runtime.machine import (
     gpu_capability,
     installed,
     nvidia_driver,
+    older_than,
     onnxruntime_distributions,
     user_cache,
 )
@@ -40,12 +41,15 @@ from runtime.providers import (
 from runtime.request import Request
 from runtime.tensorrt import TENSORRT, engine_key, engine_options, takes_profiles
 
+# As in pyproject.toml.
+OLDEST = "1.26"
+
 
 def load(graph: Path, request: Request) -> OnnxSession:
     """Return a session for `graph` on the device asked for.
 
     Raises:
-        DependencyError: onnxruntime is missing, or two of its wheels are installed.
+        DependencyError: onnxruntime is missing or too old for the graph, or two of its wheels are installed.
         DeviceError: The device or provider asked for does not start, or cannot capture CUDA graphs.
         ArtifactCorruptError: onnxruntime cannot read the graph or its weight data.
     """
@@ -54,11 +58,12 @@ def load(graph: Path, request: Request) -> OnnxSession:
     session, messages, failure = _create(graph, request, _with_options(graph, request, choice))
     if failure is None and session.get_providers()[0] == CUDA and (missing := cudnn_obstacle()):
         # onnxruntime loads cuDNN for the first convolution only: every call would fail, and no load.
-        failure, messages = OSError(missing), missing
+        failure, messages = OSError(missing), f"Failed to load library with error: {missing}"
     if failure is not None and choice.providers != (CPU,):
         # The device or the file? The CPU provider tells; it serves, too, where nobody asked for a device.
         session, _, failure = _create(graph, request, [(CPU, {})])
     if failure is not None:
+        _check_age(graph, failure)
         raise ArtifactCorruptError(f"onnxruntime cannot load {graph}: {first_line(failure)}.") from failure
     got = tuple(session.get_providers())
     if request.cuda_graphs and got[0] != CUDA:
@@ -82,6 +87,16 @@ def load(graph: Path, request: Request) -> OnnxSession:
     if request.cuda_graphs:
         _capture(served, request)
     return served
+
+
+def _check_age(graph: Path, failure: Exception) -> None:
+    """Tell an onnxruntime that is too old for a graph from a graph that is damaged."""
+    for name in onnxruntime_distributions():
+        if version := older_than(name, OLDEST):
+            raise DependencyError(
+                f"{name} {version} cannot load {graph}: {first_line(failure)}. Artifacts need {OLDEST} or newer. "
+                f"Run: pip install -U {name}."
+            ) from failure
 
 
 def _check_options(request: Request, choice: Choice) -> None:

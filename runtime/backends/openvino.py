@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from runtime.backends.mapped_weights import dropping_pages
-from runtime.backends.openvino_session import OpenvinoSession
+from runtime.backends.openvino_session import OpenvinoSession, last_line
 from runtime.errors import ArtifactCorruptError, BackboneError, DependencyError, DeviceError
-from runtime.machine import cpu_count, installed
+from runtime.machine import cpu_count, installed, older_than
 from runtime.providers import parse_device
 from runtime.request import Request
 
 MISSING = "backend='openvino' needs openvino, which is not installed. Run: pip install 'backbone-runtime[openvino]'."
+# As in pyproject.toml: those before know no onnxruntime attention, or hang while they start.
+OLDEST = "2026.4"
 # Per precision: what the CPU must be capable of, in OpenVINO's words, and the type of what is not quantised.
 # An int8 graph says itself what is quantised; the rest of it, attention above all, is as fast as the CPU can.
 PRECISIONS = {"fp32": ("FP32", "f32"), "bf16": ("BF16", "bf16"), "int8": ("INT8", "bf16")}
@@ -22,12 +24,12 @@ def load(graph: Path, request: Request) -> OpenvinoSession:
     """Return a session for `graph` on the CPU; the precision is the request's, whatever the graph's weights are.
 
     Raises:
-        DependencyError: openvino is missing.
+        DependencyError: openvino is missing or too old.
         DeviceError: Another device than the CPU was asked for, or a precision that this CPU does not compute in.
         ArtifactCorruptError: OpenVINO cannot read the graph or its weight data.
     """
-    if not installed("openvino"):
-        raise DependencyError(MISSING)
+    if problem := _not_usable():
+        raise problem
     if parse_device(request.device)[0] == "cuda":
         raise DeviceError(
             f"device={request.device!r}: backend='openvino' serves CPUs. Use device='cpu', or backend='onnx' for CUDA."
@@ -47,20 +49,31 @@ def load(graph: Path, request: Request) -> OpenvinoSession:
         model = core.read_model(str(graph))
         session = OpenvinoSession(compiled, reason, spread=not request.batch_sizes)
     except RuntimeError as error:
-        raise ArtifactCorruptError(f"OpenVINO cannot load {graph}: {_last_line(error)}.") from error
+        raise ArtifactCorruptError(f"OpenVINO cannot load {graph}: {last_line(error)}.") from error
     return session
 
 
 def obstacle(request: Request) -> BackboneError | None:
     """Return why OpenVINO cannot serve a request on this machine; OpenVINO itself is asked only where CPUs differ."""
-    if not installed("openvino"):
-        return DependencyError(MISSING)
+    if problem := _not_usable():
+        return problem
     if request.precision != "bf16" or request.backend not in ("auto", "openvino"):
         return None
     try:
         _hint(new_core(), request)
     except DeviceError as error:
         return error
+    return None
+
+
+def _not_usable() -> DependencyError | None:
+    if not installed("openvino"):
+        return DependencyError(MISSING)
+    if version := older_than("openvino", OLDEST):
+        return DependencyError(
+            f"backend='openvino' needs openvino {OLDEST} or newer; this is {version}. "
+            "Run: pip install -U 'backbone-runtime[openvino]'."
+        )
     return None
 
 
@@ -114,9 +127,3 @@ def _properties(threads: int, streams: int, hint: str) -> Mapping[str, Any]:
         # Pinned, the threads of every process would start from the same first core.
         "ENABLE_CPU_PINNING": False,
     }
-
-
-def _last_line(error: RuntimeError) -> str:
-    """Return the cause: OpenVINO begins with where in its own source it was met."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[-1].rstrip(".")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from runtime.errors import DeviceError
+
 MOST_A_THREAD = 4  # images: with more, what passes between two layers no longer stays in a core's cache
 
 
@@ -89,7 +91,7 @@ class OpenvinoSession:
                 self._apart = self._apart or self._compiled_apart()
                 return self._apart, True
             if self._together is None:
-                compiled = self._compile(1)
+                compiled = self._compiled_later(1)
                 self._together = _Compiled(compiled, compiled.create_infer_request)
             return self._together, False
 
@@ -98,8 +100,23 @@ class OpenvinoSession:
 
         self._together = None  # before, not after: a giant would stand in memory twice
         threads = self._threads  # a queue that knew this session would keep it alive
-        compiled = self._compile(threads)
+        compiled = self._compiled_later(threads)
         return _Compiled(compiled, lambda: AsyncInferQueue(compiled, threads))
+
+    def _compiled_later(self, streams: int) -> Any:
+        """Return the graph compiled anew, by the first call that needs it so.
+
+        Raises:
+            DeviceError: OpenVINO cannot, most often for want of memory.
+        """
+        try:
+            return self._compile(streams)
+        except RuntimeError as error:
+            raise DeviceError(
+                f"OpenVINO loaded this graph but cannot compile it once more, for {streams} at a time: "
+                f"{last_line(error)}. Load it with batch_sizes=, such as (1, 32), or threads=1: it is then compiled "
+                "once, when loading."
+            ) from error
 
 
 class _Compiled:
@@ -141,3 +158,9 @@ class _Rows:
                 self.arrays = [np.empty((self._count, *part.shape[1:]), part.dtype) for part in parts]
         for array, part in zip(self.arrays, parts, strict=True):
             array[row : row + len(part)] = part
+
+
+def last_line(error: RuntimeError) -> str:
+    """Return the cause: OpenVINO begins with where in its own source it was met."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1].rstrip(".")
