@@ -18,12 +18,22 @@ Record = dict[str, Any]
 
 
 def read_ledger() -> list[Record]:
-    """Return the records, the latest of each variant only, in the order of model and variant."""
+    """Return the latest record of each variant that the newest recipe of its model has made, by model and variant.
+
+    Variants of different recipes share no weights: what is said of a model would be of two.
+    """
     if not LEDGER.exists():
         return []
     records = [json.loads(line) for line in LEDGER.read_text(encoding="utf-8").splitlines()]
     latest = {(record["model"], record["variant"]): record for record in records}
-    return [latest[key] for key in sorted(latest)]
+    newest: dict[str, int] = {}
+    for record in latest.values():
+        newest[record["model"]] = max(_recipe(record), newest.get(record["model"], 0))
+    return [latest[key] for key in sorted(latest) if _recipe(latest[key]) == newest[key[0]]]
+
+
+def _recipe(record: Record) -> int:
+    return int(record["versions"]["onnx"]["recipe"])
 
 
 def built(records: Iterable[Record]) -> list[Record]:

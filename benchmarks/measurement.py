@@ -52,9 +52,10 @@ def measure(subject: Subject, device: str, candidates: Sequence[Candidate], plan
     section = _Section(subject, plan)
     ready = [candidate.contender for candidate in candidates if section.enter(candidate)]
     together = groups(ready, megabytes(section.rows, subject.work["parameters"]))
-    for left, group in zip(range(len(together), 0, -1), together, strict=True):
+    for number, group in enumerate(together):
         now = time.monotonic()
-        section.run(group, now + (plan.deadline - now) / left)
+        share = len(group) / sum(map(len, together[number:]))
+        section.run(group, now + share * (plan.deadline - now))
     return {
         "model": subject.model,
         "device": device,

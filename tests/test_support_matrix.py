@@ -1,6 +1,8 @@
 """The list of backbones in the documentation is what the registry and the records say."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,12 +23,15 @@ def without_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(support_matrix, "list_models", published)
 
 
-def record(variant: str, *, rms: float = 1e-6, shape: tuple[Any, ...] = ("batch", 192), status: str = "built") -> dict:
+def record(
+    variant: str, *, rms: float = 1e-6, shape: tuple[Any, ...] = ("batch", 192), status: str = "built", recipe: int = 7
+) -> dict:
     output = {"shape": list(shape), "relative_rms": rms, "max_abs": 2 * rms}
     return {
         "model": NAME,
         "variant": variant,
         "seconds": 3.0,
+        "versions": {"onnx": {"recipe": str(recipe)}},
         "parameters": 5_500_000,
         "image_size": [224, 224],
         "outcomes": [{"format": "onnx", "status": status, "note": "why", "peak_bytes": 2e9}],
@@ -99,10 +104,25 @@ def test_the_report_names_the_forms_of_a_variant() -> None:
     assert catalogue_report.row(made).split(" | ")[2] == "onnx for cpu fp32, onnx for cuda fp32, torchscript fp32"
 
 
-def test_the_latest_record_of_a_variant_counts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import json
-
-    ledger = tmp_path / "ledger.jsonl"
-    ledger.write_text("".join(json.dumps(record("1", rms=rms)) + "\n" for rms in (1e-3, 1e-6)))
+def read(records: list[dict], folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    ledger = folder / "ledger.jsonl"
+    ledger.write_text("".join(json.dumps(record) + "\n" for record in records))
     monkeypatch.setattr(catalogue_report, "LEDGER", ledger)
-    assert catalogue_report.worst_rms(catalogue_report.read_ledger(), 2) == 1e-6
+    return catalogue_report.read_ledger()
+
+
+def test_the_latest_record_of_a_variant_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = read([record("1", rms=rms) for rms in (1e-3, 1e-6)], tmp_path, monkeypatch)
+
+    assert catalogue_report.worst_rms(records, 2) == 1e-6
+
+
+def test_records_of_a_models_older_recipes_are_not_mixed_with_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = record("1", recipe=2) | {"model": "other/one"}
+    given = [record("1", recipe=9), record("4", recipe=10), record("embedding", recipe=10), other]
+
+    records = read(given, tmp_path, monkeypatch)
+
+    assert records == [other, record("4", recipe=10), record("embedding", recipe=10)]
