@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from benchmark_reports import row_of
 
-from benchmarks import cold_start, peers, render, run, ways
+from benchmarks import cold_start, measurement, peers, render, run, ways
 from benchmarks.contender import Contender, ContenderError, Runner, runners
 from benchmarks.fidelity import fidelity
 from benchmarks.lineup import CAPTURED, CPU, CUDA, EAGER, LINEUPS, Entry, contender, labels
@@ -178,6 +179,23 @@ def test_contenders_that_do_not_fit_into_memory_together_are_grouped_with_eager_
     taken = {EAGER: 100.0, "a": 100.0, "b": 100.0, "c": 500.0}
     assert [[c.label for c in g] for g in groups(made, taken, 300)] == [[EAGER, "a", "b"], [EAGER, "c"]]
     assert groups(made[1:], taken, 300) == []
+
+
+def test_groups_share_the_time_by_the_number_of_their_contenders(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, shares = [0.0], []
+    monkeypatch.setattr(measurement.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(measurement, "groups", lambda *_: [["contender"] * 6, ["contender"] * 3, ["contender"]])
+    subject: Any = SimpleNamespace(model=NAME, weights="random", size=(8, 8), work={"parameters": 1})
+
+    def run_to_the_end(_: Any, group: list[Any], until: float) -> None:
+        shares.append(until - now[0])
+        now[0] = until
+
+    monkeypatch.setattr(measurement._Section, "run", run_to_the_end)
+
+    measurement.measure(subject, "cpu", [], measurement.Plan((1,), 1, 0, deadline=100.0))
+
+    assert shares == pytest.approx([60, 30, 10])
 
 
 def test_a_contender_without_a_cold_start_takes_memory_for_its_weights() -> None:

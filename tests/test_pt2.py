@@ -242,3 +242,9 @@ def test_a_torch_that_compiles_for_the_cpu_at_hand_only_is_refused(monkeypatch: 
 
     with pytest.raises(BuildError, match=r"takes torch 2\.13 or newer; this is torch 2\.12\.1\+cu130\. Run: pip inst"):
         to_pt2.export(torch.nn.Identity(), torch.zeros(2, 3, 8, 8), device="cpu", precision="fp32", patch_size=None)
+
+
+def test_a_vendors_build_of_the_oldest_torch_is_a_pre_release_and_new_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.13.0a0+vendor")
+
+    to_pt2.export(torch.nn.Identity(), torch.zeros(2, 3, 8, 8), device="cpu", precision="fp32", patch_size=None)
